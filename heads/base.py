@@ -1,0 +1,199 @@
+"""The contract of a head: what attaches to a backbone and turns hidden states into a task's answer."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from transformers.utils.generic import ModelOutput
+
+from backbones.backbone import Backbone, BackboneSpec
+from backbones.calls import BackboneCall, model_inputs
+from backbones.errors import HeadsetError
+from heads.targets import ClassTarget, Target
+
+__all__ = ["Head", "HeadContext", "HeadOutput", "attention_mask", "init_linear"]
+
+
+@dataclass(frozen=True)
+class HeadContext:
+    """What a head may know when it makes its parameters.
+
+    Args:
+        backbone: The backbone that the head will sit on. Read from it, never register it.
+        labels: The label set of the head, in the order of its outputs; None where the task has none.
+    """
+
+    backbone: Backbone
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """What the backbone is: sizes, dtype, architecture."""
+        return self.backbone.spec
+
+
+@dataclass
+class HeadOutput:
+    """What a head gives for a batch.
+
+    Args:
+        logits: The raw answer: scores ``(B, C)``, token scores ``(B, T, C)``, or vectors ``(B, D)``.
+        info: Whatever else ``loss``, ``predict`` and ``metric_inputs`` need.
+    """
+
+    logits: Tensor
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Head(nn.Module, ABC):
+    """A task on top of a backbone, made in two steps.
+
+    ``__init__`` stores each argument under its own name and makes nothing, so that a head can be written into a
+    configuration and a checkpoint as plain values. ``build`` makes the parameters, once the backbone and the label
+    set are known.
+
+    A head of your own needs ``build``, ``forward`` and ``loss``; the rest has defaults:
+
+    >>> import torch
+    >>> from heads import Head, HeadOutput, register_head
+    >>> @register_head
+    ... class FirstToken(Head):
+    ...     def __init__(self, bias: bool = True) -> None:
+    ...         super().__init__()
+    ...         self.bias = bias
+    ...     def build(self, context):
+    ...         self.score = torch.nn.Linear(context.spec.hidden_size, len(context.labels), self.bias)
+    ...     def forward(self, features, batch):
+    ...         return HeadOutput(self.score(features.last_hidden_state[:, 0]))
+    ...     def loss(self, output, labels):
+    ...         return torch.nn.functional.cross_entropy(output.logits, labels)
+    >>> FirstToken(bias=False).spec()
+    {'class_path': 'heads.base.FirstToken', 'init_args': {'bias': False}}
+    """
+
+    # "joint": two texts of a row are one input, [CLS] a [SEP] b [SEP]. "separate": each text is encoded for itself, and
+    # a batch holds the first texts of all rows, then the second ones.
+    texts: ClassVar[Literal["joint", "separate"]] = "joint"
+
+    labels: tuple[str, ...] | None = None
+    encoder_path: str = ""
+
+    @property
+    def auto_class(self) -> str | None:
+        """The task in transformers whose own modules score, as ``"AutoModelForSequenceClassification"``, or None."""
+        return None
+
+    @property
+    def auto_class(self) -> str | None:
+        """The task in transformers whose own modules score, as ``"AutoModelForSequenceClassification"``, or None."""
+        return None
+
+    def spec(self) -> dict[str, Any]:
+        """The head as plain values: ``{"class_path": ..., "init_args": {...}}``.
+
+        Raises:
+            HeadsetError: ``__init__`` did not store an argument under its own name.
+        """
+        kind = type(self)
+        names = [name for name in inspect.signature(kind).parameters]
+        lost = [name for name in names if not hasattr(self, name)]
+        if lost:
+            raise HeadsetError(
+                f"{kind.__name__}.__init__ takes {', '.join(lost)} and does not keep it. Store every argument under its "
+                f"own name (self.{lost[0]} = {lost[0]}), so that the head can be written into a checkpoint."
+            )
+        return {
+            "class_path": f"{kind.__module__}.{kind.__qualname__}",
+            "init_args": {name: getattr(self, name) for name in names},
+        }
+
+    def attach(self, context: HeadContext) -> None:
+        """Take the label set and make the parameters, in the backbone's dtype and on its device."""
+        self.labels = context.labels
+        self.encoder_path = context.backbone.encoder_path
+        self.build(context)
+        self.to(next(context.backbone.parameters()).device, context.spec.dtype)
+
+    @abstractmethod
+    def build(self, context: HeadContext) -> None:
+        """Make the parameters."""
+
+    def unused(self, backbone: Backbone) -> set[str]:
+        """Names of the backbone's parameters that the head's requests do not reach, such as those of a pooler."""
+        return set()
+
+    def target(self) -> Target | None:
+        """How the head's labels become a tensor; the default is one class a row. None: it learns without labels."""
+        return ClassTarget()
+
+    def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
+        """The backbone call that this head needs for a batch; None where it makes its own in ``forward``.
+
+        The default passes the model inputs as they are, to the encoder where the backbone has a decoder too.
+        """
+        return BackboneCall(model_inputs(batch), self.encoder_path)
+
+    @abstractmethod
+    def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
+        """The answer for a batch, from the backbone's output for this head's request."""
+
+    @abstractmethod
+    def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
+        """The training loss, a scalar."""
+
+    def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
+        """What a user reads, one dictionary a row; the default is the best class of ``logits`` ``(B, C)``."""
+        return class_predictions(output.logits, self.labels)
+
+    def metrics(self) -> MetricCollection:
+        """Metrics of one stage; the default is accuracy and macro F1 over the label set."""
+        return class_metrics(self.labels)
+
+    def metric_inputs(self, output: HeadOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``metrics().update`` takes: predictions and targets."""
+        return output.logits, labels
+
+
+def attention_mask(batch: Mapping[str, Any], hidden: Tensor) -> Tensor:
+    """Which positions of ``hidden`` ``(B, T, D)`` are real, as bool ``(B, T)``; all, where the batch has no mask."""
+    mask: Tensor | None = batch.get("attention_mask")
+    return hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def init_linear(module: nn.Module, spec: BackboneSpec) -> None:
+    """Start every linear layer in ``module`` as transformers does: normal weights, zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=spec.initializer_range)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def class_predictions(logits: Tensor, labels: tuple[str, ...] | None) -> list[dict[str, Any]]:
+    """The best class of each row of ``logits`` ``(B, C)`` with its probability, and those of all classes."""
+    names = labels or tuple(str(index) for index in range(logits.shape[-1]))
+    rows = logits.float().softmax(-1).tolist()
+    best = logits.argmax(-1).tolist()
+    return [
+        {"label": names[top], "score": row[top], "scores": dict(zip(names, row, strict=True))}
+        for top, row in zip(best, rows, strict=True)
+    ]
+
+
+def class_metrics(labels: tuple[str, ...] | None) -> MetricCollection:
+    """Accuracy and macro F1 for one class a row, without metrics where there is no label set."""
+    if not labels:
+        return MetricCollection({})
+    size = len(labels)
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(size, average="micro"),
+            "f1": MulticlassF1Score(size, average="macro"),
+        }
+    )

@@ -1,0 +1,161 @@
+"""One check for every head: those built in, and yours."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from backbones.backbone import Backbone
+from heads.base import Head, HeadContext, HeadOutput
+from heads.targets import MultiLabelTarget, NumberTarget, PairTarget, TagTarget
+
+__all__ = ["check_head", "tiny_backbone"]
+
+LENGTHS = (7, 4, 1, 5)
+
+
+def tiny_backbone() -> Backbone:
+    """A BERT with 2 layers, 32 wide, with random weights: small enough for any test."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return Backbone(BertModel(BertConfig(vocab_size=64, max_position_embeddings=64, **sizes)))
+
+
+def check_head(
+    head: Head,
+    labels: tuple[str, ...] | None = ("O", "B-X", "I-X"),
+    backbone: Backbone | None = None,
+    target: Tensor | None = None,
+) -> None:
+    """Check that a head keeps its contract, on a tiny backbone.
+
+    - Its specification makes the same head again.
+    - It answers a batch of B rows with B predictions, its loss is a finite scalar, and a training step's gradients
+      are finite and reach the backbone and every parameter of the head.
+    - The amount of padding does not change its answers; nor does the side, where its scorer is not transformers' own.
+    - It works in bfloat16, and saved and loaded it gives the same answers to the bit.
+
+    Args:
+        head: The head, not attached yet.
+        labels: Its label set; None if it has none.
+        backbone: The backbone to check it on; a tiny BERT if not given.
+        target: Labels for a batch of 4 rows with up to 7 tokens; made from ``head.target()`` if not given.
+
+    Raises:
+        AssertionError: What does not hold.
+    """
+    backbone = backbone or tiny_backbone()
+    twin = _again(head)
+    assert twin.spec() == head.spec(), f"made again from its spec, the head says {twin.spec()}, not {head.spec()}"
+    context = HeadContext(backbone, labels if _has_labels(head) else None)
+    torch.manual_seed(0)
+    head.attach(context)
+    twin.attach(context)
+    pairs = isinstance(head.target(), PairTarget)
+    batch = _batch(pairs)
+    if target is None:
+        target = _labels(head, context.labels)
+
+    _check_training(head, backbone, batch, target)
+    head.eval()
+    backbone.eval()
+    answer = _answer(head, backbone, batch)
+    rows = len(head.predict(answer))
+    expected = len(LENGTHS) // (2 if pairs else 1)
+    assert rows == expected, f"{expected} rows, but predict gives {rows}"
+    _check_padding(head, backbone, batch, answer)
+
+    twin.load_state_dict(head.state_dict())
+    again = _answer(twin.eval(), backbone, batch)
+    assert torch.equal(again.logits, answer.logits), "saved and loaded, the head gives other answers"
+
+    half = Backbone(tiny_backbone().model.to(torch.bfloat16)).eval()
+    fresh = _again(head)
+    fresh.attach(HeadContext(half, context.labels))
+    logits = _answer(fresh.eval(), half, batch).logits
+    assert logits.isfinite().all(), "in bfloat16 the head gives answers that are not finite"
+
+
+def _check_training(head: Head, backbone: Backbone, batch: Mapping[str, Any], target: Tensor) -> None:
+    head.train()
+    backbone.train()
+    loss = head.loss(_answer(head, backbone, batch), target)
+    assert loss.dim() == 0, f"the loss must be a scalar, got the shape {tuple(loss.shape)}"
+    assert loss.isfinite(), f"the loss is {loss.item()}"
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, f"no gradient reaches the parameter {name}"
+        assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+    assert any(parameter.grad is not None for parameter in backbone.parameters()), "no gradient reaches the backbone"
+    head.zero_grad()
+    backbone.zero_grad()
+
+
+def _check_padding(head: Head, backbone: Backbone, batch: Mapping[str, Any], answer: HeadOutput) -> None:
+    wanted = _real(answer.logits, batch)
+    sides = ("right",) if head.auto_class else ("right", "left")
+    for side in sides:
+        padded = _padded(batch, 3, side)
+        got = _real(_answer(head, backbone, padded).logits, padded)
+        assert torch.allclose(got, wanted, atol=1e-5), f"3 more tokens of padding on the {side} change the answers"
+
+
+def _answer(head: Head, backbone: Backbone, batch: Mapping[str, Any]) -> HeadOutput:
+    call = head.request(batch)
+    output: HeadOutput = head(None if call is None else backbone.run(call), batch)
+    return output
+
+
+def _again(head: Head) -> Head:
+    return type(head)(**head.spec()["init_args"])
+
+
+def _has_labels(head: Head) -> bool:
+    return not isinstance(head.target(), NumberTarget | PairTarget)
+
+
+def _batch(pairs: bool) -> dict[str, Any]:
+    """Rows of different lengths, padded on the right, with the position of each token said."""
+    generator = torch.Generator().manual_seed(0)
+    width = max(LENGTHS)
+    mask = torch.tensor([[1] * length + [0] * (width - length) for length in LENGTHS])
+    ids = torch.randint(5, 64, mask.shape, generator=generator) * mask
+    batch = {"input_ids": ids, "attention_mask": mask, "position_ids": torch.arange(width).expand(len(LENGTHS), -1)}
+    return batch | {"meta": {"texts": 2 if pairs else 1, "rows": list(range(len(LENGTHS)))}}
+
+
+def _padded(batch: Mapping[str, Any], amount: int, side: str) -> dict[str, Any]:
+    """The same rows with more padding, pushed to one side."""
+    padded: dict[str, Any] = dict(batch)
+    lengths = batch["attention_mask"].sum(1).tolist()
+    width = batch["attention_mask"].shape[1] + amount
+    for key in ("input_ids", "attention_mask", "position_ids"):
+        rows = torch.zeros(len(lengths), width, dtype=torch.long)
+        for row, length in enumerate(lengths):
+            place = slice(0, length) if side == "right" else slice(width - length, width)
+            rows[row, place] = batch[key][row, :length]
+        padded[key] = rows
+    return padded
+
+
+def _real(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    """Answers without those at padding."""
+    mask = batch["attention_mask"].bool()
+    return logits[mask] if logits.shape[:2] == mask.shape else logits
+
+
+def _labels(head: Head, labels: tuple[str, ...] | None) -> Tensor:
+    target = head.target()
+    rows, width = len(LENGTHS), max(LENGTHS)
+    size = len(labels or ())
+    if isinstance(target, MultiLabelTarget):
+        return (torch.arange(rows * size) % 2).view(rows, size).float()
+    if isinstance(target, NumberTarget):
+        return torch.randn(rows, target.size).squeeze(-1)
+    if isinstance(target, PairTarget):
+        return torch.rand(rows // 2)
+    if isinstance(target, TagTarget):
+        return torch.arange(rows * width).view(rows, width) % size
+    return torch.arange(rows) % size

@@ -1,0 +1,153 @@
+"""One tag a word: entities, parts of speech, or any other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from transformers.utils.generic import ModelOutput
+
+from backbones.backbone import Backbone
+from backbones.calls import BackboneCall
+from backbones.errors import HeadsetError, invalid_choice
+from backbones.layers import check_layer_choice
+from heads.base import Head, HeadContext, HeadOutput, attention_mask
+from heads.entities import entities, entity_metrics, is_bio
+from heads.native import NativeModel, label_settings
+from heads.scorers import Scorer
+from heads.targets import IGNORE, TagTarget, Target
+
+__all__ = ["TokenClassification"]
+
+
+class TokenClassification(Head):
+    """Words to tags: with BIO prefixes these are entities, without they are tags of their own.
+
+    A word's tag is read at its first subword. The scores come from the very modules that
+    ``AutoModelForTokenClassification`` has for the architecture, unless ``native`` is off.
+
+    Args:
+        subwords: Which subwords of a word learn its tag: the ``first`` one, or ``all`` (a B- tag goes on as I-).
+        native: Score with the modules of transformers; else with a linear layer of ours.
+        hidden_layers: Which hidden layers are read, where the scores are not native: ``last``, a number, a list of
+            numbers (concatenated), or ``mix``, a learned mean of all.
+        dropout: Before the linear layer, where the scores are not native.
+
+    Raises:
+        HeadsetError: An argument is not one of these.
+
+    Example:
+        >>> TokenClassification(subwords="all").spec()["init_args"]["subwords"]
+        'all'
+    """
+
+    def __init__(
+        self,
+        subwords: str = "first",
+        native: bool = True,
+        hidden_layers: int | str | list[int] = "last",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if subwords not in ("first", "all"):
+            raise invalid_choice("choice of subwords", subwords, ["first", "all"])
+        check_layer_choice(hidden_layers)
+        if native and hidden_layers != "last":
+            raise HeadsetError(f"hidden_layers: {hidden_layers} needs native: false, since native heads read the last.")
+        self.subwords = subwords
+        self.native = native
+        self.hidden_layers = hidden_layers
+        self.dropout = dropout
+
+    @property
+    def auto_class(self) -> str | None:
+        """The task in transformers, where the scores are native."""
+        return "AutoModelForTokenClassification" if self.native else None
+
+    def build(self, context: HeadContext) -> None:
+        """Make the scorer: the native one, or our own."""
+        if context.labels is None:
+            raise HeadsetError("TokenClassification needs the set of tags: labels={'<head>': ['O', 'B-PER', ...]}.")
+        if self.auto_class:
+            settings = label_settings(context.labels, len(context.labels))
+            self.scorer: NativeModel | Scorer = NativeModel(self.auto_class, context.backbone, instead="native: false", **settings)
+        else:
+            self.scorer = Scorer(context, len(context.labels), self.hidden_layers, dropout=self.dropout)
+
+    def unused(self, backbone: Backbone) -> set[str]:
+        """What the scorer does without."""
+        return self.scorer.unused(backbone)
+
+    def target(self) -> Target:
+        """A list of tags a row, one a word."""
+        return TagTarget(self.subwords)
+
+    def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
+        """The scorer's own call."""
+        return self.scorer.request(batch)
+
+    def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
+        """Scores ``(B, T, C)``; ``info["word_ids"]`` ``(B, T)`` says which word a token is of, -1 for none."""
+        logits = self.scorer(features, batch).logits
+        return HeadOutput(logits, {"word_ids": _word_ids(batch, logits)})
+
+    def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
+        """Cross entropy over the tokens that have a tag.
+
+        Args:
+            output: Scores ``(B, T, C)``.
+            labels: Tags ``(B, T)``, -100 where there is none.
+        """
+        return F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+
+    def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
+        """``{"tags", "scores"}``, one a word; with BIO tags also ``"entities"``, whose ``end`` is exclusive.
+
+        A word that was cut off, or that the tokenizer leaves nothing of, has the tag None.
+        """
+        best, tags = output.logits.float().softmax(-1).max(-1)
+        return [self._row(*values) for values in zip(best, tags, output.info["word_ids"], strict=True)]
+
+    def metrics(self) -> MetricCollection:
+        """Accuracy over words; precision, recall and F1 of entities with BIO tags, else macro F1 over tags."""
+        labels = self.labels or ()
+        accuracy = MulticlassAccuracy(len(labels), average="micro", ignore_index=IGNORE)
+        if is_bio(labels):
+            return MetricCollection({"accuracy": accuracy, **entity_metrics(labels)})
+        f1 = MulticlassF1Score(len(labels), average="macro", ignore_index=IGNORE)
+        return MetricCollection({"accuracy": accuracy, "f1": f1})
+
+    def metric_inputs(self, output: HeadOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Tags ``(B, T)``, and the true ones at the first subword of each word."""
+        word_ids = output.info["word_ids"]
+        return output.logits.argmax(-1), labels.masked_fill(~_starts(word_ids), IGNORE)
+
+    def _row(self, best: Tensor, tags: Tensor, word_ids: Tensor) -> dict[str, Any]:
+        names = self.labels or ()
+        starts = _starts(word_ids)
+        found = dict(zip(word_ids[starts].tolist(), zip(tags[starts].tolist(), best[starts].tolist(), strict=True), strict=True))
+        size = max(found, default=-1) + 1
+        words = [names[found[word][0]] if word in found else None for word in range(size)]
+        scores = [found[word][1] if word in found else None for word in range(size)]
+        row: dict[str, Any] = {"tags": words, "scores": scores}
+        if is_bio(names):
+            spans = entities([word or "O" for word in words])
+            row["entities"] = [{"type": kind, "start": start, "end": end + 1} for kind, start, end in spans]
+        return row
+
+
+def _word_ids(batch: Mapping[str, Any], logits: Tensor) -> Tensor:
+    """The word of each token ``(B, T)``, -1 for none; every real token is a word where the batch does not say."""
+    given: Tensor | None = batch.get("meta", {}).get("word_ids")
+    if given is not None:
+        return given
+    mask = attention_mask(batch, logits)
+    return (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)
+
+
+def _starts(word_ids: Tensor) -> Tensor:
+    """Where a word's first subword is, as bool ``(B, T)`` or ``(T,)``."""
+    before = F.pad(word_ids, (1, 0), value=-1)[..., :-1]
+    return (word_ids >= 0) & (word_ids != before)

@@ -1,0 +1,3 @@
+from .data import TextData as TextData
+from .model import Headset as Headset
+from .module import LitHeadset as LitHeadset

@@ -1,0 +1,128 @@
+"""What a checkpoint holds beside weights: everything that is needed to build the headset again, as plain values."""
+
+import dataclasses
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from backbones.backbone import Backbone, BackboneOptions
+from backbones.errors import HeadsetError
+from backbones.loading import load_tokenizer
+from heads.registry import make_head
+from headset.model import Headset
+
+__all__ = [
+    "build_headset",
+    "describe",
+    "load_checkpoint",
+    "read_checkpoint",
+    "read_hparams",
+    "tokenizer_files",
+    "tokenizer_from_files",
+]
+
+PREFIX = "headset."  # of the headset's weights among those of the LightningModule
+
+
+def describe(headset: Headset) -> dict[str, Any]:
+    """A headset without its weights and its tokenizer: backbone, heads, labels and states, as plain values."""
+    return {
+        "backbone": dataclasses.asdict(headset.backbone.options()),
+        "heads": {name: headset.head(name).spec() for name in headset.heads},
+        "labels": {name: None if names is None else list(names) for name, names in headset.labels.items()},
+        "states": dict(headset.states),
+    }
+
+
+def build_headset(
+    description: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, trust_heads: bool = False
+) -> Headset:
+    """A headset as `describe` tells it, with random weights; nothing is loaded from elsewhere.
+
+    Raises:
+        HeadsetError: A head's class is not known, and not trusted.
+    """
+    heads = {name: make_head(spec, trusted=trust_heads) for name, spec in description["heads"].items()}
+    backbone = Backbone.from_options(BackboneOptions(**description["backbone"]))
+    headset = Headset(backbone, heads, description["labels"], tokenizer)
+    headset.states |= description["states"]
+    return headset
+
+
+def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """The files that the tokenizer saves itself in, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir()) if file.is_file()}
+
+
+def tokenizer_from_files(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
+    """The tokenizer that `tokenizer_files` took apart.
+
+    Raises:
+        HeadsetError: A name is not that of a file in one folder.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            if Path(name).name != name or name in (".", ".."):
+                raise HeadsetError(f"The checkpoint names a tokenizer file {name!r}, which is not a plain file name.")
+            (Path(folder) / name).write_bytes(content)
+        return load_tokenizer(folder)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """A checkpoint of a `LitHeadset`, memory-mapped, with weights only.
+
+    Raises:
+        HeadsetError: There is no such file, it is damaged, or it is not of a headset.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise HeadsetError(
+            f"There is no checkpoint {path}. Runs write theirs below their log folder: **/checkpoints/*.ckpt"
+        )
+    if file.is_dir():
+        raise HeadsetError(f"{path} is a folder; a checkpoint of one file is needed.")
+    try:
+        content: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise HeadsetError(
+            f"{path} cannot be read as a checkpoint of weights and plain values; it is damaged, of another kind, or "
+            f"unsafe. torch says: {str(error).splitlines()[0]}"
+        ) from error
+    if (
+        not isinstance(content, dict)
+        or not {"backbone", "heads", "labels"} <= content.get("hyper_parameters", {}).keys()
+    ):
+        raise HeadsetError(f"{path} is not a checkpoint of a headset.")
+    return content
+
+
+def read_hparams(path: str) -> dict[str, Any]:
+    """The settings in a checkpoint: those of the model, and those of the data under ``data``.
+
+    Raises:
+        HeadsetError: As `read_checkpoint`.
+    """
+    content = read_checkpoint(path)
+    return {**content["hyper_parameters"], "data": content.get("datamodule_hyper_parameters", {})}
+
+
+def load_checkpoint(path: str, trust_heads: bool = False) -> Headset:
+    """The headset in a checkpoint, in eval mode.
+
+    Raises:
+        HeadsetError: As `read_checkpoint`, or a head's class is not known and not trusted.
+    """
+    content = read_checkpoint(path)
+    hparams = content["hyper_parameters"]
+    files = hparams.get("tokenizer")
+    headset = build_headset(hparams, tokenizer_from_files(files) if files else None, trust_heads)
+    weights = content["state_dict"]
+    headset.load_state_dict({key.removeprefix(PREFIX): weights[key] for key in weights if key.startswith(PREFIX)})
+    return headset.eval()

@@ -1,0 +1,69 @@
+"""A whole headset as a folder: ``headset.json``, ``model.safetensors``, and the tokenizer's files."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import load_model, save_model
+
+from backbones.errors import HeadsetError
+from backbones.loading import load_tokenizer
+from headset.checkpoint import build_headset, describe
+from headset.model import Headset
+
+__all__ = ["load_folder", "new_folder", "save_folder"]
+
+DESCRIPTION = "headset.json"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer"
+
+
+@contextmanager
+def new_folder(folder: str) -> Iterator[Path]:
+    """A folder that is there whole or not at all: made beside its place, moved into it at the end.
+
+    A folder that is there already is replaced.
+    """
+    place = Path(folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        yield draft
+        old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
+        if place.exists():
+            os.replace(place, old / place.name)
+        draft.chmod(0o755)
+        os.replace(draft, place)
+        shutil.rmtree(old)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def save_folder(headset: Headset, folder: str) -> None:
+    """Write a headset into a folder."""
+    with new_folder(folder) as draft:
+        (draft / DESCRIPTION).write_text(json.dumps(describe(headset), indent=2))
+        save_model(headset, str(draft / WEIGHTS))
+        if headset.tokenizer is not None:
+            headset.tokenizer.save_pretrained(draft / TOKENIZER)
+
+
+def load_folder(folder: str, trust_heads: bool = False) -> Headset:
+    """Load the headset in a folder, in eval mode.
+
+    Raises:
+        HeadsetError: There is none, or it names a head's class that is not known and not trusted.
+    """
+    place = Path(folder)
+    if not (place / DESCRIPTION).is_file():
+        raise HeadsetError(f"{folder} holds no headset: it has no {DESCRIPTION}. Headset.save_pretrained writes one.")
+    description = json.loads((place / DESCRIPTION).read_text())
+    tokenizer = load_tokenizer(str(place / TOKENIZER)) if (place / TOKENIZER).is_dir() else None
+    headset = build_headset(description, tokenizer, trust_heads)
+    load_model(headset, place / WEIGHTS)
+    return headset.eval()

@@ -1,0 +1,217 @@
+"""The file formats: each is read into Arrow tables, and each can say where in the file a row stands."""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from backbones.errors import HeadsetError
+
+__all__ = ["SUFFIXES", "line_of", "tables"]
+
+CHUNK = 10_000
+CONLLU_COLUMNS = ["id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a file, and the line that it begins on where that is how the row is found."""
+
+    values: dict[str, Any]
+    line: int | None = None
+
+
+def tables(path: Path, conll_columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Read a file in parts.
+
+    Args:
+        path: A file with one of ``SUFFIXES``.
+        conll_columns: The names of the columns of a CoNLL file.
+
+    Raises:
+        HeadsetError: The file is not what its suffix says; the message has the row or the line.
+    """
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet(path)
+        return
+    records = READERS[path.suffix.lower()](path, conll_columns)
+    start = 0
+    while part := list(islice(records, CHUNK)):
+        names = list(dict.fromkeys(name for record in part for name in record.values))
+        yield pa.table({name: _column(path, start, part, name) for name in names})
+        start += len(part)
+
+
+def line_of(path: Path, row: int, conll_columns: list[str] | None = None) -> int | None:
+    """The line on which a row (from 0) begins; None in the formats whose rows are counted."""
+    if path.suffix.lower() == ".parquet":
+        return None
+    records = READERS[path.suffix.lower()](path, conll_columns)
+    return next(islice(records, row, None)).line
+
+
+def _column(path: Path, start: int, records: list[Record], name: str) -> pa.Array:
+    values = [record.values.get(name) for record in records]
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, ValueError) as error:
+        kinds = [float if type(value) is int else type(value) for value in values]
+        first = next(kind for kind in kinds if kind is not type(None))
+        odd = next((i for i, kind in enumerate(kinds) if kind not in (first, type(None))), 0)
+        where = f"line {records[odd].line}" if records[odd].line else f"row {start + odd + 1}"
+        raise HeadsetError(
+            f"{path}, {where}: column {name!r} holds {values[odd]!r}, which does not fit the values before it ({error}). "
+            "A column holds values of one kind."
+        ) from error
+
+
+def _parquet(path: Path) -> Iterator[pa.Table]:
+    try:
+        file = pq.ParquetFile(path)
+        for batch in file.iter_batches(CHUNK):
+            table = pa.Table.from_batches([batch], file.schema_arrow)
+            for index, field in enumerate(table.schema):
+                if pa.types.is_dictionary(field.type):
+                    table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
+            yield table
+    except pa.ArrowException as error:
+        raise HeadsetError(f"{path}: not a Parquet file that can be read: {error}") from error
+
+
+def _open(path: Path) -> TextIO:
+    """The file opened as UTF-8, once it is known to be that; a byte order mark is left out."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise HeadsetError(
+                    f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1} of the "
+                    f"line). Convert the file, for example: iconv -f WINDOWS-1252 -t UTF-8 '{path}' > new{path.suffix}"
+                ) from error
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _csv(path: Path, _: list[str] | None) -> Iterator[Record]:
+    """Every cell is a string, and an empty one is null."""
+    csv.field_size_limit(sys.maxsize)
+    row = 0
+    with _open(path) as file:
+        lines = (cells for cells in csv.reader(file, _separator(path), strict=True) if cells)
+        try:
+            header = next(lines, [])
+            twice = sorted({name for name in header if header.count(name) > 1})
+            if twice:
+                raise HeadsetError(f"{path}: the header has {', '.join(map(repr, twice))} more than once. Rename a column.")
+            for row, cells in enumerate(lines, 1):
+                if len(cells) != len(header):
+                    raise HeadsetError(
+                        f"{path}, row {row}: {len(cells)} cells, and the header has {len(header)} columns: "
+                        f"{', '.join(header)}. A cell with the separator or a line break in it must stand in double quotes."
+                    )
+                yield Record(dict(zip(header, (cell or None for cell in cells), strict=True)))
+        except csv.Error as error:
+            raise HeadsetError(
+                f"{path}, row {row + 1}: {error}. A cell that begins with a double quote must end with one, and each of its "
+                'own be doubled: "say ""hi""".'
+            ) from error
+
+
+def _separator(path: Path) -> type[csv.Dialect]:
+    return csv.excel_tab if path.suffix.lower() == ".tsv" else csv.excel
+
+
+def _jsonl(path: Path, _: list[str] | None) -> Iterator[Record]:
+    """One object a line; blank lines are passed over."""
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield Record(_object(path, line, number), number)
+
+
+def _json(path: Path, _: list[str] | None) -> Iterator[Record]:
+    """A list of objects, or one object a line."""
+    with _open(path) as file:
+        text = file.read()
+    if not text.lstrip().startswith("["):
+        yield from _jsonl(path, None)
+        return
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise HeadsetError(f"{path}, line {error.lineno}: not JSON: {error.msg} (column {error.colno}).") from error
+    for row, item in enumerate(items, 1):
+        yield Record(_checked_object(f"{path}, row {row}", item))
+
+
+def _object(path: Path, text: str, line: int) -> dict[str, Any]:
+    try:
+        return _checked_object(f"{path}, line {line}", json.loads(text))
+    except json.JSONDecodeError as error:
+        raise HeadsetError(f"{path}, line {line}: not JSON: {error.msg} (column {error.colno}).") from error
+
+
+def _checked_object(where: str, item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise HeadsetError(f'{where}: expected an object, such as {{"text": "..."}}, got {repr(item)[:60]}.')
+    return item
+
+
+def _conll(path: Path, columns: list[str] | None) -> Iterator[Record]:
+    """One word a line with its tags beside it, one sentence up to a blank line."""
+    conllu = path.suffix.lower() == ".conllu"
+    names = columns or (CONLLU_COLUMNS if conllu else None)
+    words: list[list[str]] = []
+    start = 0
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip("\r\n ")
+            if not text.strip("\t") or text.startswith("-DOCSTART-"):
+                if words and names:
+                    yield _sentence(names, words, start)
+                words = []
+                continue
+            cells = text.split("\t") if "\t" in text else re.split(" +", text)
+            # In CoNLL-U, comments begin with #, and 3-4 and 5.1 number what are not words of the text.
+            if conllu and (text.startswith("#") or not cells[0].isdecimal()):
+                continue
+            names = names or _names(len(cells))
+            if len(cells) != len(names) or not all(cells):
+                raise HeadsetError(
+                    f"{path}, line {number}: expected {len(names)} columns ({', '.join(names)}) with tabs or spaces between "
+                    f"them, got {text!r}."
+                )
+            start = start if words else number
+            words.append(cells)
+    if words and names:
+        yield _sentence(names, words, start)
+
+
+def _names(count: int) -> list[str]:
+    """The columns of CoNLL files that nobody has named: words first, tags last."""
+    return ["tokens", *(f"column_{number}" for number in range(2, count)), "tags"][:count]
+
+
+def _sentence(names: list[str], words: list[list[str]], line: int) -> Record:
+    return Record({name: list(column) for name, column in zip(names, zip(*words, strict=True), strict=True)}, line)
+
+
+READERS: dict[str, Callable[[Path, list[str] | None], Iterator[Record]]] = {
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".conll": _conll,
+    ".conllu": _conll,
+    ".bio": _conll,
+    ".iob": _conll,
+}
+SUFFIXES = (*READERS, ".parquet")

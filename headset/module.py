@@ -1,0 +1,300 @@
+"""The LightningModule: a headset that trains, is measured, predicts, and lives in checkpoints."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from transformers import PreTrainedTokenizerBase
+
+from backbones.backbone import Backbone, BackboneOptions
+from backbones.errors import HeadsetError, invalid_choice
+from backbones.loading import load_config, load_tokenizer
+from heads.base import Head, HeadOutput
+from heads.native import is_stored, load_stored_head
+from heads.registry import make_head
+from headset.checkpoint import describe, read_checkpoint, tokenizer_files, tokenizer_from_files
+from headset.model import Headset
+from headset.optim import check_schedule, make_optimizer, make_scheduler, optimizer_spec
+
+__all__ = ["LitHeadset"]
+
+STAGES = ("val", "test")
+
+
+class LitHeadset(LightningModule):
+    """A headset in Lightning.
+
+    It makes nothing in ``__init__``: the label sets come from the data at the first ``setup``, and the modules in
+    ``configure_model``. What it saves is complete: ``LitHeadset.load_from_checkpoint(path)`` needs no argument, no hub,
+    none of the data and no configuration.
+
+    Args:
+        backbone: A folder, a hub id or ``package://some_package/folder``; or these with settings.
+        heads: The heads by name. In YAML the name of a class is enough: ``{topic: SequenceClassification}``.
+        labels: Label sets, for heads whose labels shall not be those found in the training data, or not in that order.
+        tokenizer: Where the tokenizer is, if not beside the backbone.
+        learning_rate: Of AdamW; 5e-5 if not given.
+        weight_decay: Of AdamW, on matrices; 0.01 if not given.
+        optimizer: Another optimizer, with its own learning rate and weight decay.
+        scheduler: How the learning rate goes, as transformers names it: ``linear``, ``cosine``, ``constant``, ...
+        warmup: How long it rises at first: a share of the run, or a number of steps.
+        loss_weights: The weight of each head in the loss; 1 where not given.
+        new_heads: Heads that start anew although the backbone's checkpoint has trained weights for them.
+
+    Raises:
+        HeadsetError: A setting is wrong. Nothing is loaded before settings are checked.
+    """
+
+    def __init__(
+        self,
+        backbone: str | BackboneOptions,
+        heads: dict[str, Head],
+        labels: dict[str, list[str] | None] | None = None,
+        tokenizer: str | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: str = "linear",
+        warmup: float = 0.1,
+        loss_weights: dict[str, float] | None = None,
+        new_heads: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        check_schedule(scheduler, warmup)
+        if optimizer is not None and not (learning_rate is None and weight_decay is None):
+            raise HeadsetError(
+                "learning_rate and weight_decay are those of the default optimizer. With model.optimizer, give them "
+                "there: model.optimizer.init_args.lr"
+            )
+        if not heads:
+            raise HeadsetError("A headset needs at least one head: model.heads: {topic: SequenceClassification}.")
+        for setting, names in {"labels": labels, "loss_weights": loss_weights, "new_heads": new_heads}.items():
+            for name in names or ():
+                if name not in heads:
+                    raise invalid_choice(f"head in {setting}", name, heads)
+        self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
+        self.heads = dict(heads)
+        self.optimizer = optimizer
+        self.headset: Headset | None = None
+        self.measures = nn.ModuleDict()
+        self.save_hyperparameters(
+            {
+                "backbone": dataclasses.asdict(self.backbone_options),
+                "heads": {name: head.spec() for name, head in heads.items()},
+                "labels": labels or {},
+                "tokenizer": tokenizer,
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+                "optimizer": None,
+                "scheduler": scheduler,
+                "warmup": warmup,
+                "loss_weights": loss_weights or {},
+                "new_heads": new_heads or [],
+            }
+        )
+        self._labels = {name: None if names is None else tuple(names) for name, names in (labels or {}).items()}
+        self._states: dict[str, str] = {}
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._seed = 0
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer: that of the checkpoint, or the one that the settings name; loaded when first asked for."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.hparams["tokenizer"] or self.backbone_options.path)
+        return self._tokenizer
+
+    @functools.cached_property
+    def stored_heads(self) -> dict[str, tuple[str, ...]]:
+        """The heads whose weights lie in the backbone's checkpoint, with the label names there.
+
+        Raises:
+            HeadsetError: Several heads could take the same weights.
+        """
+        options = self.backbone_options
+        if options.config is not None or options.random_weights:
+            return {}
+        config = load_config(options.path, revision=options.revision)
+        old = {name: head for name, head in self.heads.items() if name not in self.hparams["new_heads"]}
+        names = [name for name, head in old.items() if head.auto_class and is_stored(head.auto_class, config)]
+        if len(names) > 1:
+            raise HeadsetError(
+                f"{options.path} has the weights of one head, and {' and '.join(names)} could both take them. Name those "
+                f"that start anew: --model.new_heads '[{', '.join(names[1:])}]'"
+            )
+        return {name: tuple(config.id2label[index] for index in range(config.num_labels)) for name in names}
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...] | None]:
+        """The label set of each head, as far as it is known: from the settings, from a checkpoint, or from the data."""
+        return {name: self._labels.get(name) for name in self.heads}
+
+    def restore(self, hparams: Mapping[str, Any]) -> None:
+        """Take from a checkpoint's settings what must not come from anywhere else: shapes, labels, tokenizer, states."""
+        self.backbone_options = dataclasses.replace(
+            BackboneOptions(**hparams["backbone"]), freeze=self.backbone_options.freeze
+        )
+        self._labels |= {
+            name: names and tuple(names) for name, names in hparams["labels"].items() if name in self.heads
+        }
+        self._states = {name: state for name, state in hparams["states"].items() if name in self.heads}
+        self._seed = hparams["seed"]
+        if hparams["tokenizer"]:
+            self._tokenizer = tokenizer_from_files(hparams["tokenizer"])
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str, map_location: Any = None, trust_heads: bool = False, **kwargs: Any
+    ) -> Self:
+        """The module in a checkpoint, with its weights.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Where to put the weights, as in torch.load.
+            trust_heads: Import head classes that the file names and that are neither built in nor imported yet.
+            kwargs: Settings to change.
+
+        Raises:
+            HeadsetError: The file is not the checkpoint of a headset, or a head's class is not known and not trusted.
+        """
+        content = read_checkpoint(checkpoint_path)
+        hparams = content["hyper_parameters"]
+        known = inspect.signature(cls).parameters
+        settings = {key: value for key, value in hparams.items() if key in known} | {
+            "backbone": BackboneOptions(**hparams["backbone"]),
+            "heads": {name: make_head(spec, trusted=trust_heads) for name, spec in hparams["heads"].items()},
+            "tokenizer": None,
+        }
+        module = cls(**(settings | kwargs))
+        module.restore(hparams)
+        module.configure_model()
+        module.load_state_dict(content["state_dict"])
+        return module if map_location is None else module.to(map_location)
+
+    def setup(self, stage: str) -> None:
+        """Take the label sets that the data found."""
+        found: dict[str, Any] = getattr(self.trainer.datamodule, "label_sets", {})  # type: ignore[attr-defined]
+        self._labels = found | {name: names for name, names in self._labels.items() if names is not None}
+
+    def configure_model(self) -> None:
+        """Make the headset: once, with the weights of the backbone, or to be filled from a checkpoint."""
+        if self.headset is not None:
+            return
+        backbone = Backbone.from_options(self.backbone_options)
+        self.headset = Headset(backbone, self.heads, self.labels, self.tokenizer)
+        for name in self.stored_heads:
+            load_stored_head(self.heads[name].scorer, self.backbone_options.path)
+            self.headset.states[name] = "loaded"
+        self.headset.states |= self._states
+        self.headset.freeze_unused()
+        for stage in STAGES:
+            for name, head in self.heads.items():
+                self.measures[f"{stage}/{name}"] = head.metrics()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW or the optimizer given, and a schedule over all steps of the run."""
+        settings = self.hparams
+        optimizer = make_optimizer(
+            self, self.optimizer or self.hparams["optimizer"], learning_rate=settings["learning_rate"], weight_decay=settings["weight_decay"]
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = make_scheduler(optimizer, settings["scheduler"], settings["warmup"], steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, HeadOutput]:
+        """The answers of all heads for a batch."""
+        return self.built(batch)
+
+    @property
+    def built(self) -> Headset:
+        """The headset.
+
+        Raises:
+            HeadsetError: It is not made yet.
+        """
+        if self.headset is None:
+            raise HeadsetError("The headset is not made yet: Lightning does it in setup, configure_model() by hand.")
+        return self.headset
+
+    def on_fit_start(self) -> None:
+        """Say which heads are new and which are loaded, and fix the seed of the steps."""
+        for name, state in self.built.states.items():
+            labels = self.labels[name]
+            size = (
+                f", {len(labels)} labels: {', '.join(labels[:5])}{', …' if len(labels) > 5 else ''}" if labels else ""
+            )
+            words = {"new": "newly initialised", "loaded": "loaded from the backbone's checkpoint"}
+            rank_zero_info(f"head {name}: {words.get(state, state)}{size}")
+        self._seed = self._seed or torch.initial_seed() % 2**31
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed dropout by epoch, batch and process, so that a resumed run draws what an uninterrupted one draws."""
+        mixed = (self._seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx
+        torch.manual_seed((mixed * 1_009 + self.global_rank) % 2**63)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """The weighted sum of the heads' losses."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Losses and metrics."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Losses and metrics."""
+        self._step(batch, "test")
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, list[dict[str, Any]]]:
+        """What a user reads: for each head one dictionary a row."""
+        return {name: self.heads[name].predict(output) for name, output in self(batch).items()}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of validation."""
+        self._log_measures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test."""
+        self._log_measures("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint self-contained."""
+        described = describe(self.built)
+        described["backbone"] |= {"path": self.backbone_options.path, "revision": self.backbone_options.revision}
+        settings = {"tokenizer": tokenizer_files(self.tokenizer), "seed": self._seed}
+        if self.optimizer is not None:
+            settings["optimizer"] = optimizer_spec(self.optimizers(use_pl_optimizer=False))
+        checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], **described, **settings}
+
+    def _step(self, batch: Mapping[str, Any], stage: str) -> Tensor:
+        outputs = self(batch)
+        losses = self.built.losses(outputs, batch)
+        weights: dict[str, float] = self.hparams["loss_weights"]
+        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        logged = {f"{stage}/loss": total} | ({f"{stage}/{name}/loss": loss for name, loss in losses.items()})
+        rows = len(next(iter(batch["labels"].values())))
+        evaluates = stage in STAGES
+        self.log_dict(logged, prog_bar=not evaluates, on_epoch=evaluates, sync_dist=evaluates, batch_size=rows)
+        if evaluates:
+            for name, output in outputs.items():
+                inputs = self.heads[name].metric_inputs(output, batch["labels"][name])
+                self._measure(stage, name).update(*inputs)
+        return total
+
+    def _log_measures(self, stage: str) -> None:
+        for name in self.heads:
+            measure = self._measure(stage, name)
+            self.log_dict({f"{stage}/{name}/{key}": value for key, value in measure.compute().items()})
+            measure.reset()
+
+    def _measure(self, stage: str, name: str) -> MetricCollection:
+        measure = self.measures[f"{stage}/{name}"]
+        assert isinstance(measure, MetricCollection)
+        return measure

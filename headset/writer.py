@@ -1,0 +1,206 @@
+"""Writing predictions beside their inputs, batch by batch: JSON lines, CSV or Parquet."""
+
+import csv
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from backbones.errors import HeadsetError, invalid_choice
+
+__all__ = ["PredictionWriter"]
+
+ROWS_AT_ONCE = 1000
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes what ``predict_step`` returns, one record a row, beside the row's own columns.
+
+    A record has ``row`` (the number of the row, counted from 1), the columns of the data, and for each head what it
+    predicts: nested under the head's name in JSON lines and Parquet, flat in CSV (``topic.label``, ``topic.score``).
+    A column with the name of a head, or called ``row``, is written as ``input.<column>``.
+
+    The file appears under its name when it is complete. Several processes write one part each:
+    ``predictions-00000-of-00002.jsonl``.
+
+    Args:
+        output: The file to write; its suffix tells the format: ``.jsonl``, ``.csv`` or ``.parquet``.
+        overwrite: Replace an earlier result.
+
+    Raises:
+        HeadsetError: The suffix is another one, or there is an earlier result.
+    """
+
+    def __init__(self, output: str | Path, overwrite: bool = False) -> None:
+        super().__init__(write_interval="batch")
+        self.output = Path(output)
+        if self.output.suffix not in FORMATS:
+            raise invalid_choice("suffix of --output", self.output.suffix, FORMATS)
+        earlier = self._results()
+        if earlier and not overwrite:
+            raise HeadsetError(
+                f"{earlier[0]} is there already, and nothing was computed. Choose another --output, or replace it with "
+                "--overwrite true."
+            )
+        self._format: _Format | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the file of this process, under a temporary name."""
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        path = self._parts(trainer.world_size)[trainer.global_rank]
+        self._format = FORMATS[self.output.suffix](path, trainer.datamodule.raw("predict"))  # type: ignore[attr-defined]
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write the predictions of a batch, ``{head: [one dictionary a row]}``."""
+        rows = batch["meta"]["rows"]
+        by_row = zip(*prediction.values(), strict=True)
+        assert self._format is not None
+        self._format.write(rows, [dict(zip(prediction, heads, strict=True)) for heads in by_row])
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the complete file its name; earlier results of other numbers of processes go."""
+        if self._format is None:
+            return
+        self._format.finish()
+        if trainer.is_global_zero:
+            for path in set(self._results()) - set(self._parts(trainer.world_size)):
+                path.unlink()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing half-made."""
+        if self._format is not None:
+            self._format.discard()
+
+    def _parts(self, world: int) -> list[Path]:
+        stem, suffix = self.output.stem, self.output.suffix
+        names = [f"{stem}-{rank:05d}-of-{world:05d}{suffix}" for rank in range(world)]
+        return [self.output.with_name(name) for name in names] if world > 1 else [self.output]
+
+    def _results(self) -> list[Path]:
+        digits = "[0-9]" * 5
+        parts = self.output.parent.glob(f"{self.output.stem}-{digits}-of-{digits}{self.output.suffix}")
+        return [path for path in (self.output, *sorted(parts)) if path.exists()]
+
+
+class _Format(ABC):
+    """A file in the making, under a temporary name until it is finished."""
+
+    def __init__(self, path: Path, raw: Dataset) -> None:
+        self.path = path
+        self.partial = path.with_name(f".{path.name}.partial")
+        self.raw = raw
+        self.file = self.partial.open("w", encoding="utf-8", newline="")
+
+    @abstractmethod
+    def write(self, rows: list[int], predictions: list[dict[str, Any]]) -> None:
+        """Add the predictions of these rows, each ``{head: {...}}``."""
+
+    def finish(self) -> None:
+        self.file.close()
+        self.partial.replace(self.path)
+
+    def discard(self) -> None:
+        self.file.close()
+        self.partial.unlink(missing_ok=True)
+
+    def records(self, rows: list[int], predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        columns = self.raw[rows]
+        names = self.input_names(predictions[0])
+        inputs = ({names[key]: columns[key][index] for key in names} for index in range(len(rows)))
+        return [
+            {"row": row + 1, **values, **heads} for row, values, heads in zip(rows, inputs, predictions, strict=True)
+        ]
+
+    def input_names(self, prediction: dict[str, Any]) -> dict[str, str]:
+        """What each column of the data is called in the result."""
+        taken = {"row", *prediction}
+        return {name: f"input.{name}" if name in taken else name for name in self.raw.column_names}
+
+
+class _JsonLines(_Format):
+    def write(self, rows: list[int], predictions: list[dict[str, Any]]) -> None:
+        self.file.writelines(_json(record) + "\n" for record in self.records(rows, predictions))
+
+
+class _Csv(_Format):
+    def write(self, rows: list[int], predictions: list[dict[str, Any]]) -> None:
+        flat = [
+            {f"{head}.{key}": value for head, values in prediction.items() for key, value in values.items()}
+            for prediction in predictions
+        ]
+        records = self.records(rows, flat)
+        writer = csv.DictWriter(self.file, list(records[0]))
+        if self.file.tell() == 0:
+            writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in record.items()} for record in records)
+
+
+class _Parquet(_Format):
+    """Predictions are kept as JSON lines until all have come: only then are the types of all columns known.
+
+    A first batch may hold nothing but empty lists, and a Parquet file has one schema from its start.
+    """
+
+    def write(self, rows: list[int], predictions: list[dict[str, Any]]) -> None:
+        lines = ({"row": row, **heads} for row, heads in zip(rows, predictions, strict=True))
+        self.file.writelines(_json(line) + "\n" for line in lines)
+
+    def finish(self) -> None:
+        self.file.close()
+        columnar = self.partial.with_suffix(".parquet")
+        schema = pa.schema([])
+        for table in self._tables():
+            schema = pa.unify_schemas([schema, table.schema], promote_options="permissive")
+        with pq.ParquetWriter(columnar, schema) as writer:
+            for table in self._tables(schema):
+                writer.write_table(table)
+        self.partial.unlink()
+        columnar.replace(self.path)
+
+    def discard(self) -> None:
+        super().discard()
+        self.partial.with_suffix(".parquet").unlink(missing_ok=True)
+
+    def _tables(self, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
+        with self.partial.open(encoding="utf-8") as lines:
+            while chunk := [json.loads(line) for line in islice(lines, ROWS_AT_ONCE)]:
+                rows = [line.pop("row") for line in chunk]
+                inputs: pa.Table = self.raw.with_format("arrow")[rows]
+                names = self.input_names(chunk[0])
+                fields = [schema.field(head) for head in chunk[0]] if schema else None
+                heads = pa.Table.from_pylist(chunk, pa.schema(fields) if fields else None)
+                yield pa.table(
+                    {
+                        "row": pa.array([row + 1 for row in rows]),
+                        **{names[key]: inputs[key] for key in names},
+                        **{head: heads[head] for head in heads.column_names},
+                    }
+                )
+
+
+FORMATS: dict[str, type[_Format]] = {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _cell(value: Any) -> Any:
+    return _json(value) if isinstance(value, list | dict) else value
