@@ -103,6 +103,8 @@ class Backbone(nn.Module):
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> "Backbone":
         """A backbone with random weights."""
+        # Where an architecture has several base models, AutoModel looks for a name in this list, and fails on None.
+        config.architectures = config.architectures or []
         return cls(AutoModel.from_config(config, **kwargs))
 
     @classmethod
@@ -118,7 +120,7 @@ class Backbone(nn.Module):
         if options.config is not None:
             model = rebuild(config_from_dict(options.config), options.class_name, **kwargs)
         elif options.random_weights:
-            model = AutoModel.from_config(load_config(options.path, revision=options.revision), **kwargs)
+            model = cls.from_config(load_config(options.path, revision=options.revision), **kwargs).model
         else:
             model = load_base_model(options.path, revision=options.revision, **kwargs)
         return cls(model).freeze(options.freeze)
@@ -130,7 +132,7 @@ class Backbone(nn.Module):
             HeadsetError: The model was changed by hand, so that no class of transformers builds it.
         """
         return BackboneOptions(
-            path=self.config.name_or_path,
+            path=self.config.name_or_path or "",
             freeze=self.frozen,
             dtype=str(self.spec.dtype).removeprefix("torch."),
             attn_implementation=self.config._attn_implementation,
@@ -164,7 +166,8 @@ class Backbone(nn.Module):
         if not self.config.is_encoder_decoder:
             return ""
         encoder = self.model.get_encoder()
-        return next(name for name, module in self.model.named_modules() if module is encoder)
+        paths: list[str] = [name for name, module in self.model.named_modules() if module is encoder]
+        return paths[0]
 
     @property
     def pooler_parameters(self) -> set[str]:
@@ -186,7 +189,8 @@ class Backbone(nn.Module):
 
     def run(self, call: BackboneCall) -> ModelOutput:
         """Run a head's request."""
-        return self.model.get_submodule(call.path)(**call.kwargs)
+        output: ModelOutput = self.model.get_submodule(call.path)(**call.kwargs)
+        return output
 
     def freeze(self, what: str | int | None) -> "Backbone":
         """Keep weights as they are: ``"all"``, ``"embeddings"``, or the embeddings and the lowest n layers.
@@ -216,4 +220,3 @@ def _input_embeddings(model: PreTrainedModel) -> Tensor | None:
         return getattr(model.get_input_embeddings(), "weight", None)
     except NotImplementedError:
         return None
-

@@ -22,7 +22,7 @@ def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def embedding_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """What turns ids into the input of the first layer: every module beside the stack of layers that comes before it."""
+    """What turns ids into the input of the first layer: every module that comes before the stack of layers."""
     layers = transformer_layers(model)
     path = next(name for name, module in model.named_modules() if module is layers).split(".")
     before: list[nn.Module] = []
@@ -47,7 +47,9 @@ def freeze(model: PreTrainedModel, what: str | int | None) -> None:
         HeadsetError: None of these, or more layers than there are.
     """
     if what is not None and what not in ("all", "embeddings") and not (isinstance(what, int) and what >= 0):
-        raise HeadsetError(f"Invalid freeze: {what!r}. Give 'all', 'embeddings', or a number of layers from the bottom.")
+        raise HeadsetError(
+            f"Invalid freeze: {what!r}. Give 'all', 'embeddings', or a number of layers from the bottom."
+        )
     model.requires_grad_(True)
     if what == "all":
         model.requires_grad_(False)

@@ -6,7 +6,14 @@ from typing import Any
 
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from backbones.errors import HeadsetError
 
@@ -43,9 +50,10 @@ def load_config(path: str, **kwargs: Any) -> PretrainedConfig:
         HeadsetError: There is none.
     """
     try:
-        return AutoConfig.from_pretrained(resolve_path(path), trust_remote_code=False, **kwargs)
+        config: PretrainedConfig = AutoConfig.from_pretrained(resolve_path(path), trust_remote_code=False, **kwargs)
     except (OSError, ValueError) as error:
         raise _not_loadable(path, error) from error
+    return config
 
 
 def load_base_model(path: str, **kwargs: Any) -> PreTrainedModel:
@@ -128,7 +136,7 @@ def _own_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
     """The base inside a task model: what transformers says it is, else the largest model in it."""
     base = model.base_model
-    if base is not model:
+    if isinstance(base, PreTrainedModel) and base is not model:
         return base
     parts = [child for child in model.children() if isinstance(child, PreTrainedModel)]
     if not parts:

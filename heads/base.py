@@ -89,11 +89,6 @@ class Head(nn.Module, ABC):
         """The task in transformers whose own modules score, as ``"AutoModelForSequenceClassification"``, or None."""
         return None
 
-    @property
-    def auto_class(self) -> str | None:
-        """The task in transformers whose own modules score, as ``"AutoModelForSequenceClassification"``, or None."""
-        return None
-
     def spec(self) -> dict[str, Any]:
         """The head as plain values: ``{"class_path": ..., "init_args": {...}}``.
 
@@ -105,8 +100,8 @@ class Head(nn.Module, ABC):
         lost = [name for name in names if not hasattr(self, name)]
         if lost:
             raise HeadsetError(
-                f"{kind.__name__}.__init__ takes {', '.join(lost)} and does not keep it. Store every argument under its "
-                f"own name (self.{lost[0]} = {lost[0]}), so that the head can be written into a checkpoint."
+                f"{kind.__name__}.__init__ takes {', '.join(lost)} and does not keep it. Store every argument under "
+                f"its own name (self.{lost[0]} = {lost[0]}), so that the head can be written into a checkpoint."
             )
         return {
             "class_path": f"{kind.__module__}.{kind.__qualname__}",

@@ -23,7 +23,7 @@ from backbones.calls import BackboneCall, model_inputs
 from backbones.errors import HeadsetError
 from backbones.loading import load_task_model
 
-__all__ = ["NativeModel", "is_stored", "label_settings", "load_stored_head", "task_class"]
+__all__ = ["NativeModel", "is_stored", "label_settings", "task_class"]
 
 # Lists of modules are never called as a whole: what is shared is found inside them.
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -110,22 +110,14 @@ def task_class(auto_class: str, config: PretrainedConfig, instead: str = "") -> 
         hint = f" Set {instead} on the head, which needs none." if instead else ""
         raise HeadsetError(f"transformers has no {auto_class} for the architecture '{config.model_type}'.{hint}")
     kind = mapping[type(config)]
-    return kind[0] if isinstance(kind, tuple) else kind
+    found: type[PreTrainedModel] = kind[0] if isinstance(kind, tuple) else kind
+    return found
 
 
 def is_stored(auto_class: str, config: PretrainedConfig) -> bool:
     """Whether the checkpoint that a configuration belongs to has a head of this task."""
     mapping = getattr(transformers, auto_class)._model_mapping
     return type(config) in mapping and (config.architectures or [""])[0] == task_class(auto_class, config).__name__
-
-
-def load_stored_head(scorer: "NativeModel", path: str) -> None:
-    """Load the weights of a native head from the task checkpoint at a path.
-
-    Raises:
-        HeadsetError: They are not there, or have other shapes: another number of labels.
-    """
-    scorer.load(load_task_model(path, type(scorer.task)))
 
 
 class NativeModel(nn.Module):
@@ -159,7 +151,7 @@ class NativeModel(nn.Module):
             task.set_submodule(part.task_path, Slot(backbone.model, part.backbone_path, live))
         if not parts or expected - served - set(task.state_dict()):
             raise HeadsetError(
-                f"{kind.__name__} is not built on {type(backbone.model).__name__}, so its head cannot be put on this backbone."
+                f"{kind.__name__} is not built on {type(backbone.model).__name__}: its head does not fit this backbone."
             )
         _initialise(task, backbone)
         self.task = task
@@ -183,11 +175,7 @@ class NativeModel(nn.Module):
         try:
             self.task(**model_inputs(batch))
         except BackboneNeededError as needed:
-            part = self.slots[0].part
-            bound = inspect.signature(part.forward).bind(*needed.call_args, **needed.call_kwargs).arguments
-            kwargs = {**bound, **bound.pop("kwargs", {})}
-            given = {key: value for key, value in kwargs.items() if value is not None}
-            return BackboneCall(given, self.parts[0].backbone_path)
+            return BackboneCall(_by_name(self.slots[0].part, needed), self.parts[0].backbone_path)
         raise HeadsetError(f"The forward of {type(self.task).__name__} did not call its base model.")
 
     def forward(self, features: ModelOutput | None, batch: Mapping[str, Any]) -> ModelOutput:
@@ -196,7 +184,8 @@ class NativeModel(nn.Module):
         try:
             for slot in slots:
                 slot.features = features
-            return self.task(**model_inputs(batch))
+            output: ModelOutput = self.task(**model_inputs(batch))
+            return output
         finally:
             for slot in slots:
                 slot.features = None
@@ -224,12 +213,13 @@ class NativeModel(nn.Module):
         task.tie_weights()
         return task
 
-    def load(self, source: PreTrainedModel) -> None:
-        """Take the head's weights from a task model of the same class.
+    def load(self, path: str) -> None:
+        """Take the head's weights from a checkpoint of the same task model.
 
         Raises:
-            HeadsetError: The other model lacks weights of this head, or has them in other shapes.
+            HeadsetError: It lacks weights, or has those of this head in other shapes: for another number of labels.
         """
+        source = load_task_model(path, type(self.task))
         theirs = source.state_dict()
         own = dict(self.task.state_dict())
         lacking = sorted(key for key, value in own.items() if key not in theirs or theirs[key].shape != value.shape)
@@ -238,10 +228,21 @@ class NativeModel(nn.Module):
         self.task.load_state_dict({key: theirs[key] for key in own})
 
 
+def _by_name(part: nn.Module, needed: BackboneNeededError) -> dict[str, Any]:
+    """The arguments of a call by their names, so that calls can be compared; without those that are None."""
+    signature = inspect.signature(part.forward)
+    arguments = dict(signature.bind(*needed.call_args, **needed.call_kwargs).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(parameter.name, {})
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 def _on_meta(kind: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """A task model without memory: its weights have a shape and no values."""
     with torch.device("meta"):
-        return kind._from_config(copy.deepcopy(config), dtype=dtype)
+        task: PreTrainedModel = kind._from_config(copy.deepcopy(config), dtype=dtype)
+    return task
 
 
 def _keys_at(task: PreTrainedModel, path: str) -> Iterator[str]:
@@ -297,7 +298,8 @@ def _initialise(task: PreTrainedModel, backbone: Backbone) -> None:
     fresh: dict[Tensor, Tensor] = {}
     device = next(backbone.parameters()).device
     for module in task.modules():
-        for store in (module._parameters, module._buffers):
+        stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for store in stores:
             for name, tensor in store.items():
                 if tensor is not None and tensor.is_meta:
                     if tensor not in fresh:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,7 +87,7 @@ def list_heads() -> dict[str, HeadEntry]:
     """
     found = {path.rpartition(".")[2]: _entry(path, BUILT_IN) for path in _built_in_paths()}
     for point in entry_points(group=ENTRY_POINTS):
-        entry = _entry(_target(point), _distribution(point))
+        entry = _entry(point.value.replace(":", "."), point.dist.name if point.dist else "unknown distribution")
         other = found.setdefault(entry.name, entry)
         if other.class_path != entry.class_path:
             raise _collision(entry.name, f"{other.class_path} ({other.origin})", f"{entry.class_path} ({entry.origin})")
@@ -213,14 +213,6 @@ def _first_line(docstring: str | None) -> str:
 
 def _path(head: type) -> str:
     return f"{head.__module__}.{head.__qualname__}"
-
-
-def _target(point: EntryPoint) -> str:
-    return point.value.replace(":", ".").replace(" ", "")
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "unknown distribution"
 
 
 def _collision(name: str, first: str, second: str) -> HeadsetError:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MultilabelExactMatch, MultilabelF1Score
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, PearsonCorrCoef
 from transformers.utils.generic import ModelOutput
@@ -95,7 +95,9 @@ class SequenceClassification(Head):
         size = self.num_outputs if context.labels is None else len(context.labels)
         if self.auto_class:
             settings = label_settings(context.labels, size) | {"problem_type": self.problem_type}
-            self.scorer: NativeModel | Scorer = NativeModel(self.auto_class, context.backbone, instead="pooling: mean", **settings)
+            self.scorer: NativeModel | Scorer = NativeModel(
+                self.auto_class, context.backbone, instead="pooling: mean", **settings
+            )
         else:
             self.scorer = Scorer(context, size, self.hidden_layers, self.pooling, self.dropout)
 
@@ -150,8 +152,10 @@ class SequenceClassification(Head):
         if self.problem_type == SINGLE:
             return class_metrics(self.labels)
         if self.problem_type == REGRESSION:
-            errors = {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
-            return MetricCollection(errors | ({"pearson": PearsonCorrCoef()} if self.num_outputs == 1 else {}))
+            errors: dict[str, Metric | MetricCollection] = {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
+            if self.num_outputs == 1:
+                errors["pearson"] = PearsonCorrCoef()
+            return MetricCollection(errors)
         size = len(self.labels or ())
         return MetricCollection(
             {
@@ -166,4 +170,6 @@ class SequenceClassification(Head):
         logits = output.logits.float()
         if self.problem_type == SINGLE:
             return logits, labels
-        return (logits.sigmoid(), labels.int()) if self.problem_type == MULTI else (logits.reshape(labels.shape), labels)
+        return (
+            (logits.sigmoid(), labels.int()) if self.problem_type == MULTI else (logits.reshape(labels.shape), labels)
+        )

@@ -192,7 +192,9 @@ class TagTarget(Target):
         if not isinstance(value, list):
             raise HeadsetError(f"expected a list with one tag for each word, got {_shown(value)}.")
         if word_ids is None:
-            raise HeadsetError("tags belong to words, and the text is one string. Give a column that holds lists of words.")
+            raise HeadsetError(
+                "tags belong to words, and the text is one string. Give a column that holds lists of words."
+            )
         indices = [_index(tag, labels) for tag in value]
         encoded, previous = [], None
         for word in word_ids:

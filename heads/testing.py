@@ -19,8 +19,15 @@ LENGTHS = (7, 4, 1, 5)
 def tiny_backbone() -> Backbone:
     """A BERT with 2 layers, 32 wide, with random weights: small enough for any test."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    return Backbone(BertModel(BertConfig(vocab_size=64, max_position_embeddings=64, **sizes)))
+    config = BertConfig(
+        vocab_size=64,
+        max_position_embeddings=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    return Backbone(BertModel(config))
 
 
 def check_head(
@@ -71,7 +78,7 @@ def check_head(
     again = _answer(twin.eval(), backbone, batch)
     assert torch.equal(again.logits, answer.logits), "saved and loaded, the head gives other answers"
 
-    half = Backbone(tiny_backbone().model.to(torch.bfloat16)).eval()
+    half = tiny_backbone().to(torch.bfloat16).eval()
     fresh = _again(head)
     fresh.attach(HeadContext(half, context.labels))
     logits = _answer(fresh.eval(), half, batch).logits
@@ -84,7 +91,7 @@ def _check_training(head: Head, backbone: Backbone, batch: Mapping[str, Any], ta
     loss = head.loss(_answer(head, backbone, batch), target)
     assert loss.dim() == 0, f"the loss must be a scalar, got the shape {tuple(loss.shape)}"
     assert loss.isfinite(), f"the loss is {loss.item()}"
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, f"no gradient reaches the parameter {name}"
         assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"

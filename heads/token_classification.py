@@ -1,7 +1,7 @@
 """One tag a word: entities, parts of speech, or any other."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,7 +45,7 @@ class TokenClassification(Head):
 
     def __init__(
         self,
-        subwords: str = "first",
+        subwords: Literal["first", "all"] = "first",
         native: bool = True,
         hidden_layers: int | str | list[int] = "last",
         dropout: float = 0.1,
@@ -72,7 +72,9 @@ class TokenClassification(Head):
             raise HeadsetError("TokenClassification needs the set of tags: labels={'<head>': ['O', 'B-PER', ...]}.")
         if self.auto_class:
             settings = label_settings(context.labels, len(context.labels))
-            self.scorer: NativeModel | Scorer = NativeModel(self.auto_class, context.backbone, instead="native: false", **settings)
+            self.scorer: NativeModel | Scorer = NativeModel(
+                self.auto_class, context.backbone, instead="native: false", **settings
+            )
         else:
             self.scorer = Scorer(context, len(context.labels), self.hidden_layers, dropout=self.dropout)
 
@@ -127,7 +129,9 @@ class TokenClassification(Head):
     def _row(self, best: Tensor, tags: Tensor, word_ids: Tensor) -> dict[str, Any]:
         names = self.labels or ()
         starts = _starts(word_ids)
-        found = dict(zip(word_ids[starts].tolist(), zip(tags[starts].tolist(), best[starts].tolist(), strict=True), strict=True))
+        found = dict(
+            zip(word_ids[starts].tolist(), zip(tags[starts].tolist(), best[starts].tolist(), strict=True), strict=True)
+        )
         size = max(found, default=-1) + 1
         words = [names[found[word][0]] if word in found else None for word in range(size)]
         scores = [found[word][1] if word in found else None for word in range(size)]

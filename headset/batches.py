@@ -7,11 +7,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from backbones.errors import HeadsetError
-from heads.targets import pad_rows
+from heads.targets import Target, pad_rows
 
-__all__ = ["TextEncoder"]
+__all__ = ["LABEL", "Collator", "TextEncoder"]
 
 DEFAULT_LENGTH = 512
+LABEL = "label:"  # with a head's name, the column of its encoded labels
 NO_WORD = -1
 
 
@@ -72,8 +73,8 @@ class TextEncoder:
         words = bool(columns[0]) and isinstance(columns[0][0], list)
         if words and not self.tokenizer.is_fast:
             raise HeadsetError(
-                f"{type(self.tokenizer).__name__} cannot tell which token belongs to which word, which texts split into "
-                "words need. Use a model whose tokenizer has a tokenizer.json."
+                f"The texts are split into words, and {type(self.tokenizer).__name__} cannot tell which token belongs "
+                "to which word. Use a model whose tokenizer has a tokenizer.json."
             )
         texts = [list(column) for column in columns]
         settings: dict[str, Any] = {"is_split_into_words": words, "padding": False, "verbose": False}
@@ -114,6 +115,33 @@ class TextEncoder:
             words = ([NO_WORD if word is None else word for word in row["word_ids"]] for row in inputs)
             meta["word_ids"] = pad_rows(words, NO_WORD, batch["input_ids"].shape[1], self.tokenizer.padding_side)
         return {**batch, "meta": meta}
+
+
+@dataclass(frozen=True)
+class Collator:
+    """What a data loader calls: the rows of a batch in, the batch out.
+
+    Args:
+        encoder: Pads the tokens.
+        targets: By head, what makes a tensor of its encoded labels.
+    """
+
+    encoder: TextEncoder
+    targets: Mapping[str, Target]
+
+    def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+        """Pad and stack rows that come column by column.
+
+        Returns:
+            What ``TextEncoder.collate`` gives, and in ``labels`` a tensor for each head with labels.
+        """
+        batch = self.encoder.collate(
+            [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        )
+        length, side = batch["input_ids"].shape[1], self.encoder.tokenizer.padding_side
+        labelled = {name: target for name, target in self.targets.items() if LABEL + name in rows}
+        batch["labels"] = {name: target.collate(rows[LABEL + name], length, side) for name, target in labelled.items()}
+        return batch
 
 
 def _one_text(example: Mapping[str, Any], text: int) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def write_card(headset: Headset, name: str, format: str, folder: Path) -> None:
         )
     content = (
         f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n"
-        f"The head `{name}` ({type(head).__name__}) on a {headset.backbone.spec.model_type} backbone, made with headset.\n\n"
+        f"The head `{name}` ({type(head).__name__}) on a {headset.backbone.spec.model_type} backbone, made with "
+        f"headset.\n\n"
         f"Labels: {labels}\n\n```python\n{code}\n```\n"
     )
     ModelCard(content, ignore_metadata_errors=True).save(folder / "README.md")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from backbones.errors import HeadsetError, invalid_choice
 from heads.base import Head
@@ -59,7 +60,9 @@ def export_headset(
     if not allow_untrained:
         headset.check_trained(names)
     if headset.tokenizer is None:
-        raise HeadsetError("An export holds the tokenizer too: Headset(..., tokenizer=AutoTokenizer.from_pretrained(...)).")
+        raise HeadsetError(
+            "An export holds the tokenizer too: Headset(..., tokenizer=AutoTokenizer.from_pretrained(...))."
+        )
     places = {name: os.path.join(output_dir, name) for name in names}
     device = next(headset.parameters()).device
     with evaluating(headset.cpu()), contextlib.ExitStack() as stack:
@@ -117,7 +120,9 @@ def check_format(name: str, head: Head, format: str) -> None:
         )
     if format == "sentence-transformers":
         if not isinstance(head, Pooling):
-            raise HeadsetError(f"The head '{name}' ({kind}) gives no vectors; sentence-transformers takes Pooling heads.")
+            raise HeadsetError(
+                f"The head '{name}' ({kind}) gives no vectors; sentence-transformers takes Pooling heads."
+            )
         if head.hidden_layers != "last" or "attention" in head.pooler.modes:
             raise HeadsetError(
                 f"The head '{name}' has hidden_layers: {head.hidden_layers} and pooling: {head.pooling}; "
@@ -134,7 +139,9 @@ def to_transformers(headset: Headset, name: str, folder: Path) -> None:
     assert headset.tokenizer is not None
     headset.tokenizer.save_pretrained(folder)
     dtype = headset.backbone.spec.dtype
-    stock, info = type(model).from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    stock: PreTrainedModel
+    info: dict[str, Any]
+    stock, info = type(model).from_pretrained(folder, dtype=dtype, output_loading_info=True)  # type: ignore[misc]
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[what]:
             raise HeadsetError(f"The export of '{name}' is not whole: {what} {sorted(map(str, info[what]))}.")

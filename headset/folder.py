@@ -20,15 +20,21 @@ __all__ = ["load_folder", "new_folder", "save_folder"]
 DESCRIPTION = "headset.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer"
+MARKS = (DESCRIPTION, "config.json", "modules.json")  # one of these is in every folder that is written here
 
 
 @contextmanager
 def new_folder(folder: str) -> Iterator[Path]:
     """A folder that is there whole or not at all: made beside its place, moved into it at the end.
 
-    A folder that is there already is replaced.
+    A folder that is there already is replaced, if it holds a model.
+
+    Raises:
+        HeadsetError: It holds something else.
     """
     place = Path(folder)
+    if place.exists() and any(place.iterdir()) and not any((place / name).is_file() for name in MARKS):
+        raise HeadsetError(f"{folder} holds something else than a model, which would be lost. Choose another folder.")
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     try:

@@ -68,8 +68,8 @@ def _column(path: Path, start: int, records: list[Record], name: str) -> pa.Arra
         odd = next((i for i, kind in enumerate(kinds) if kind not in (first, type(None))), 0)
         where = f"line {records[odd].line}" if records[odd].line else f"row {start + odd + 1}"
         raise HeadsetError(
-            f"{path}, {where}: column {name!r} holds {values[odd]!r}, which does not fit the values before it ({error}). "
-            "A column holds values of one kind."
+            f"{path}, {where}: column {name!r} holds {values[odd]!r}, which does not fit the values before it "
+            f"({error}). A column holds values of one kind."
         ) from error
 
 
@@ -94,8 +94,8 @@ def _open(path: Path) -> TextIO:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise HeadsetError(
-                    f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1} of the "
-                    f"line). Convert the file, for example: iconv -f WINDOWS-1252 -t UTF-8 '{path}' > new{path.suffix}"
+                    f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1} "
+                    f"of the line). Convert the file, for example: iconv -f WINDOWS-1252 -t UTF-8 '{path}'"
                 ) from error
     return path.open(encoding="utf-8-sig", newline="")
 
@@ -110,18 +110,21 @@ def _csv(path: Path, _: list[str] | None) -> Iterator[Record]:
             header = next(lines, [])
             twice = sorted({name for name in header if header.count(name) > 1})
             if twice:
-                raise HeadsetError(f"{path}: the header has {', '.join(map(repr, twice))} more than once. Rename a column.")
+                raise HeadsetError(
+                    f"{path}: the header has {', '.join(map(repr, twice))} more than once. Rename a column."
+                )
             for row, cells in enumerate(lines, 1):
                 if len(cells) != len(header):
                     raise HeadsetError(
                         f"{path}, row {row}: {len(cells)} cells, and the header has {len(header)} columns: "
-                        f"{', '.join(header)}. A cell with the separator or a line break in it must stand in double quotes."
+                        f"{', '.join(header)}. A cell with the separator or a line break in it must stand in double "
+                        "quotes."
                     )
                 yield Record(dict(zip(header, (cell or None for cell in cells), strict=True)))
         except csv.Error as error:
             raise HeadsetError(
-                f"{path}, row {row + 1}: {error}. A cell that begins with a double quote must end with one, and each of its "
-                'own be doubled: "say ""hi""".'
+                f"{path}, row {row + 1}: {error}. A cell that begins with a double quote must end with one, and "
+                'each of its own be doubled: "say ""hi""".'
             ) from error
 
 
@@ -186,8 +189,8 @@ def _conll(path: Path, columns: list[str] | None) -> Iterator[Record]:
             names = names or _names(len(cells))
             if len(cells) != len(names) or not all(cells):
                 raise HeadsetError(
-                    f"{path}, line {number}: expected {len(names)} columns ({', '.join(names)}) with tabs or spaces between "
-                    f"them, got {text!r}."
+                    f"{path}, line {number}: expected {len(names)} columns ({', '.join(names)}) with tabs or spaces "
+                    f"between them, got {text!r}."
                 )
             start = start if words else number
             words.append(cells)

@@ -18,7 +18,7 @@ from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import load_config, load_tokenizer
 from heads.base import Head, HeadOutput
-from heads.native import is_stored, load_stored_head
+from heads.native import NativeModel, is_stored
 from heads.registry import make_head
 from headset.checkpoint import describe, read_checkpoint, tokenizer_files, tokenizer_from_files
 from headset.model import Headset
@@ -83,6 +83,7 @@ class LitHeadset(LightningModule):
         self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
         self.heads = dict(heads)
         self.optimizer = optimizer
+        self.allow_untrained = False
         self.headset: Headset | None = None
         self.measures = nn.ModuleDict()
         self.save_hyperparameters(
@@ -127,10 +128,10 @@ class LitHeadset(LightningModule):
         names = [name for name, head in old.items() if head.auto_class and is_stored(head.auto_class, config)]
         if len(names) > 1:
             raise HeadsetError(
-                f"{options.path} has the weights of one head, and {' and '.join(names)} could both take them. Name those "
+                f"{options.path} has the weights of one head, and {' and '.join(names)} could take them. Name those "
                 f"that start anew: --model.new_heads '[{', '.join(names[1:])}]'"
             )
-        return {name: tuple(config.id2label[index] for index in range(config.num_labels)) for name in names}
+        return {name: tuple((config.id2label or {}).values()) for name in names}
 
     @property
     def labels(self) -> dict[str, tuple[str, ...] | None]:
@@ -138,7 +139,7 @@ class LitHeadset(LightningModule):
         return {name: self._labels.get(name) for name in self.heads}
 
     def restore(self, hparams: Mapping[str, Any]) -> None:
-        """Take from a checkpoint's settings what must not come from anywhere else: shapes, labels, tokenizer, states."""
+        """Take from a checkpoint's settings what must not come from elsewhere: shapes, labels, tokenizer, states."""
         self.backbone_options = dataclasses.replace(
             BackboneOptions(**hparams["backbone"]), freeze=self.backbone_options.freeze
         )
@@ -191,7 +192,9 @@ class LitHeadset(LightningModule):
         backbone = Backbone.from_options(self.backbone_options)
         self.headset = Headset(backbone, self.heads, self.labels, self.tokenizer)
         for name in self.stored_heads:
-            load_stored_head(self.heads[name].scorer, self.backbone_options.path)
+            scorer = self.heads[name].scorer
+            assert isinstance(scorer, NativeModel)
+            scorer.load(self.backbone_options.path)
             self.headset.states[name] = "loaded"
         self.headset.states |= self._states
         self.headset.freeze_unused()
@@ -203,7 +206,10 @@ class LitHeadset(LightningModule):
         """AdamW or the optimizer given, and a schedule over all steps of the run."""
         settings = self.hparams
         optimizer = make_optimizer(
-            self, self.optimizer or self.hparams["optimizer"], learning_rate=settings["learning_rate"], weight_decay=settings["weight_decay"]
+            self,
+            self.optimizer or self.hparams["optimizer"],
+            learning_rate=settings["learning_rate"],
+            weight_decay=settings["weight_decay"],
         )
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = make_scheduler(optimizer, settings["scheduler"], settings["warmup"], steps)
@@ -211,7 +217,8 @@ class LitHeadset(LightningModule):
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, HeadOutput]:
         """The answers of all heads for a batch."""
-        return self.built(batch)
+        outputs: dict[str, HeadOutput] = self.built(batch)
+        return outputs
 
     @property
     def built(self) -> Headset:
@@ -234,6 +241,11 @@ class LitHeadset(LightningModule):
             words = {"new": "newly initialised", "loaded": "loaded from the backbone's checkpoint"}
             rank_zero_info(f"head {name}: {words.get(state, state)}{size}")
         self._seed = self._seed or torch.initial_seed() % 2**31
+
+    def on_predict_start(self) -> None:
+        """Refuse to predict with a head that was never trained, unless ``allow_untrained`` is set."""
+        if not self.allow_untrained:
+            self.built.check_trained()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by epoch, batch and process, so that a resumed run draws what an uninterrupted one draws."""
@@ -270,7 +282,7 @@ class LitHeadset(LightningModule):
         described["backbone"] |= {"path": self.backbone_options.path, "revision": self.backbone_options.revision}
         settings = {"tokenizer": tokenizer_files(self.tokenizer), "seed": self._seed}
         if self.optimizer is not None:
-            settings["optimizer"] = optimizer_spec(self.optimizers(use_pl_optimizer=False))
+            settings["optimizer"] = optimizer_spec(self.trainer.optimizers[0])
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], **described, **settings}
 
     def _step(self, batch: Mapping[str, Any], stage: str) -> Tensor:

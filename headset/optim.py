@@ -20,7 +20,7 @@ MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: matrices, which decay, and biases and norms, which do not (BERT, RoBERTa)."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in trainable if parameter.dim() >= 2]},
         {"params": [parameter for parameter in trainable if parameter.dim() < 2], "weight_decay": 0.0},
     ]

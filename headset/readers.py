@@ -33,29 +33,27 @@ def read(source: Source, split: str, conll_columns: list[str] | None = None) -> 
     """Read one split.
 
     Args:
-        source: A file (CSV, TSV, JSONL, JSON, Parquet, CoNLL), a folder saved by ``datasets`` or laid out as on the hub,
-            a hub id, or a dictionary with the arguments of ``datasets.load_dataset``.
+        source: A file (CSV, TSV, JSONL, JSON, Parquet, CoNLL), a folder saved by ``datasets`` or laid out as on the
+            hub, a hub id, or a dictionary with the arguments of ``datasets.load_dataset``.
         split: ``train``, ``validation``, ``test`` or ``predict``: which part of a source that has several, and what an
             error calls it.
-        conll_columns: The names of the columns of a CoNLL file; by default ``tokens`` the first, ``tags`` the last, and the
-            names of the CoNLL-U format for ``.conllu``.
+        conll_columns: The names of the columns of a CoNLL file; by default ``tokens`` the first, ``tags`` the last, and
+            the names of the CoNLL-U format for ``.conllu``.
 
     Raises:
         HeadsetError: The source does not exist, cannot be read, has no such split, or has no rows.
     """
     if isinstance(source, dict):
-        found = _load(source, split, **source)
-    elif Path(source).is_dir():
-        found = _folder(Path(source), split)
+        found = _load(source, split)
     elif Path(source).is_file():
         found = _file(Path(source), split, conll_columns)
-    elif HUB_ID.fullmatch(source) and Path(source).suffix not in (*SUFFIXES, ".txt"):
-        found = _load(source, split, path=source)
+    elif Path(source).is_dir() or (HUB_ID.fullmatch(source) and Path(source).suffix not in (*SUFFIXES, ".txt")):
+        found = _load({"path": source}, split)
     else:
         raise HeadsetError(f"{split}: there is no file {source}.{_nearby(Path(source))}")
     rows = _part(found, source, split)
     if len(rows) == 0:
-        raise HeadsetError(f"{place(source)}: the file is empty, there are no rows in it ({split}).")
+        raise HeadsetError(f"{split}: {place(source)} is empty, it has no rows.")
     return rows
 
 
@@ -64,7 +62,11 @@ def place(source: Source, row: int | None = None, conll_columns: list[str] | Non
 
     In JSONL and CoNLL files it is the line: ``train.jsonl, line 3``.
     """
-    name = source if isinstance(source, str) else " ".join(str(source[key]) for key in ("path", "name") if source.get(key))
+    name = (
+        source
+        if isinstance(source, str)
+        else " ".join(str(source[key]) for key in ("path", "name", "data_files") if source.get(key))
+    )
     if row is None:
         return name
     path = Path(name)
@@ -83,14 +85,19 @@ def cache_file(key: Iterable[str | bytes]) -> Path:
 def _file(path: Path, split: str, conll_columns: list[str] | None) -> Dataset:
     """Read a file, or take what was made of the same bytes by the same code before."""
     if path.suffix.lower() not in SUFFIXES:
-        hint = " A .txt file does not say what its lines are: for words with tags, rename it to .conll." * (path.suffix == ".txt")
+        hint = " A .txt file does not say what its lines are: for words with tags, rename it to .conll." * (
+            path.suffix == ".txt"
+        )
         raise HeadsetError(f"{split}: {path} has none of the known suffixes: {', '.join(SUFFIXES)}.{hint}")
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").digest()
     code = Path(formats.__file__).read_bytes()
     target = cache_file([code, content, path.suffix.lower(), repr(conll_columns)])
     if not target.exists():
-        _write(path, target, list(formats.tables(path, conll_columns)))
+        parts = list(formats.tables(path, conll_columns))
+        if not parts:
+            raise HeadsetError(f"{split}: {path} is empty, it has no rows.")
+        _write(path, target, parts)
     return Dataset.from_file(str(target))
 
 
@@ -109,15 +116,14 @@ def _write(path: Path, target: Path, parts: list[pa.Table]) -> None:
     unfinished.replace(target)
 
 
-def _folder(path: Path, split: str) -> Dataset | DatasetDict:
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        with _told(str(path), split):
-            return datasets.load_from_disk(str(path))
-    return _load(str(path), split, path=str(path))
-
-
-def _load(source: Source, split: str, **arguments: Any) -> Any:
-    with _told(place(source), split):
+def _load(arguments: dict[str, Any], split: str) -> Any:
+    if "path" not in arguments:
+        raise HeadsetError(f"{split}: {arguments!r} has no path. Give what datasets.load_dataset takes: {{path: ID}}.")
+    folder = Path(arguments["path"])
+    with _told(place(arguments), split):
+        if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
+            saved = datasets.load_from_disk(str(folder))
+            return saved[arguments["split"]] if "split" in arguments else saved
         return datasets.load_dataset(**arguments)
 
 
@@ -152,6 +158,8 @@ def _nearby(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f" There is no folder {folder} either."
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() or entry.suffix.lower() in SUFFIXES)
+    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES)
     shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
-    return did_you_mean(path.name, names) + (f" Files in {folder}: {shown}." if names else f" {folder} has no data files.")
+    return did_you_mean(path.name, names) + (
+        f" Files in {folder}: {shown}." if names else f" {folder} has no data files."
+    )

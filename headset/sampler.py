@@ -1,15 +1,17 @@
-"""Which rows make up a batch, in one process or several."""
+"""Which rows make up a batch, in one process or several, and which are set apart for validation."""
 
-from collections.abc import Iterator, Sized
+from collections import defaultdict
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import distributed
 from torch.utils.data import Dataset, DistributedSampler, SequentialSampler
 
 from backbones.errors import HeadsetError
 
-__all__ = ["RowBatches"]
+__all__ = ["RowBatches", "stratified_cut"]
 
 
 # Lightning leaves a DistributedSampler alone under DDP and a SequentialSampler alone under overfit_batches; it would
@@ -17,9 +19,9 @@ __all__ = ["RowBatches"]
 class RowBatches(DistributedSampler[Any], SequentialSampler):
     """Batches of row indices, such that every row comes once an epoch, over all processes together.
 
-    With W processes a batch of ``batch_size * W`` rows is dealt out among them, so that two processes of b rows train on
-    what one process of 2b rows would. All processes have equally many batches: where the last rows are too few to give
-    each process one, they join the batch before.
+    With W processes a batch of ``batch_size * W`` rows is dealt out among them, so that two processes of b rows train
+    on what one process of 2b rows would. All processes have equally many batches: where the last rows are too few to
+    give each process one, they join the batch before.
 
     Args:
         dataset: The rows; only their number counts.
@@ -62,7 +64,7 @@ class RowBatches(DistributedSampler[Any], SequentialSampler):
         starts = list(range(0, rows, self.batch_size * world))
         return starts[:-1] if rows - starts[-1] < world else starts
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Any]:
         """The batches of this process."""
         rows = len(cast(Sized, self.dataset))
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
@@ -75,3 +77,36 @@ class RowBatches(DistributedSampler[Any], SequentialSampler):
     def __len__(self) -> int:
         """The number of batches, the same in every process."""
         return len(self.starts())
+
+
+def stratified_cut(groups: Sequence[Any], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Set a share of rows apart, the same share of each group.
+
+    Args:
+        groups: The group of each row.
+        share: The share to set apart, between 0 and 1.
+        seed: Where the choice comes from.
+
+    Returns:
+        The rows that stay and those set apart, each in order. Every group keeps at least one row.
+
+    Raises:
+        HeadsetError: Nothing can be set apart.
+    """
+    members: dict[Any, list[int]] = defaultdict(list)
+    for row in np.random.default_rng(seed).permutation(len(groups)).tolist():
+        members[groups[row]].append(row)
+    wanted = {group: share * len(rows) for group, rows in members.items()}
+    count = {group: min(int(wanted[group]), len(rows) - 1) for group, rows in members.items()}
+    # What rounding down left over goes to the groups that lost most by it.
+    open_groups = [group for group, rows in members.items() if count[group] < len(rows) - 1]
+    left = max(1, round(share * len(groups))) - sum(count.values())
+    for group in sorted(open_groups, key=lambda group: count[group] - wanted[group])[: max(left, 0)]:
+        count[group] += 1
+    apart = sorted(row for group, rows in members.items() for row in rows[: count[group]])
+    if not apart:
+        raise HeadsetError(
+            f"No rows of {len(groups)} can be set apart for validation: each is the only one of its class."
+        )
+    kept = set(range(len(groups))).difference(apart)
+    return sorted(kept), apart

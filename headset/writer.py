@@ -141,11 +141,10 @@ class _JsonLines(_Format):
 
 class _Csv(_Format):
     def write(self, rows: list[int], predictions: list[dict[str, Any]]) -> None:
-        flat = [
-            {f"{head}.{key}": value for head, values in prediction.items() for key, value in values.items()}
-            for prediction in predictions
-        ]
-        records = self.records(rows, flat)
+        records = self.records(rows, predictions)
+        for record in records:
+            heads = {head: record.pop(head) for head in predictions[0]}
+            record |= {f"{head}.{key}": value for head, values in heads.items() for key, value in values.items()}
         writer = csv.DictWriter(self.file, list(records[0]))
         if self.file.tell() == 0:
             writer.writeheader()

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 torch.set_num_threads(1)
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = ["the", "a", "good", "bad", "film", "book", "was", "is", "not", "very", "##s", "##ed", "##ing"]
+WORDS = ["the", "good", "bad", "film", "book", "was", "is", "not", "very", "##ed", "##ing"]
 ROWS = [
     ("the film was very good", "positive"),
     ("a bad book", "negative"),

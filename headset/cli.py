@@ -1,0 +1,185 @@
+"""fit, validate, test and predict: LightningCLI, where a checkpoint's own settings come first."""
+
+import argparse
+import inspect
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from backbones.errors import HeadsetError
+from heads.registry import list_heads, load_head_class, make_head
+from headset.checkpoint import read_hparams
+from headset.data import TextData
+from headset.module import LitHeadset
+from headset.parser import HeadsetParser
+from headset.writer import PredictionWriter
+
+__all__ = ["HeadsetCLI", "run"]
+
+
+def run(arguments: list[str]) -> None:
+    """Run one of the four commands.
+
+    Args:
+        arguments: The command and its arguments.
+
+    Raises:
+        HeadsetError: A mistake in the settings or in the data.
+    """
+    # Lightning advertises products in what it logs, and warns of what it does itself.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    for message in (".*treespec.*", "Couldn't infer the batch indices"):
+        warnings.filterwarnings("ignore", message=message, module="lightning")
+    # The name of a class is found among imported classes.
+    for name in list_heads():
+        load_head_class(name)
+    try:
+        HeadsetCLI(arguments)
+    except MisconfigurationException as error:
+        raise HeadsetError(f"Lightning says: {error}") from error
+
+
+class HeadsetCLI(LightningCLI):
+    """LightningCLI over `LitHeadset` and `TextData`.
+
+    With ``--ckpt_path`` the settings in the checkpoint have the lowest priority: a configuration file goes before
+    them, and the command line before both. A configuration for ``fit`` is taken to be complete.
+
+    Args:
+        arguments: The command and its arguments.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.hparams: dict[str, Any] | None = None
+        super().__init__(
+            LitHeadset,
+            TextData,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_class=HeadsetParser,
+            args=arguments,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # the checkpoints of LitHeadset say all that it needs
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, with the arguments of Trainer's methods that are not settings."""
+        return {
+            name: arguments | {"weights_only", "return_predictions"}
+            for name, arguments in LightningCLI.subcommands().items()
+        }
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_argument(
+            "--trust_heads",
+            type=bool,
+            default=False,
+            help="Import the modules of head classes that a checkpoint names.",
+        )
+        if subcommand == "fit":
+            parser.set_defaults({"trainer.max_epochs": 3, "trainer.log_every_n_steps": 10})
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output", default="predictions.jsonl", help="The file to write: .jsonl, .csv or .parquet."
+            )
+            parser.add_argument("--overwrite", type=bool, default=False, help="Replace an earlier file.")
+            parser.add_argument(
+                "--allow_untrained", type=bool, default=False, help="Predict also with heads that were never trained."
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, behind the settings of the checkpoint that it names."""
+        command, *rest = args
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        early.add_argument("--ckpt_path")
+        early.add_argument("--trust_heads", default="false")
+        early.add_argument("-c", "--config")
+        known, _ = early.parse_known_args(rest)
+        if known.ckpt_path and not (command == "fit" and known.config):
+            settings = _settings(read_hparams(known.ckpt_path), command, trusted=known.trust_heads.lower() == "true")
+            rest = ["--config", json.dumps(settings), *rest]
+        self.config = parser.parse_args([command, *rest])
+
+    def _parse_ckpt_path(self) -> None:
+        """Replaces a method of LightningCLI, by which the checkpoint's settings go before the command line."""
+        path = self.config[self.config.subcommand].ckpt_path
+        self.hparams = read_hparams(path) if path else None
+
+    def instantiate_classes(self) -> None:
+        """Make data, module and trainer; from a checkpoint the module gets what must not come from anywhere else."""
+        super().instantiate_classes()
+        if self.hparams is not None:
+            self.model.restore(self.hparams)
+        if self.subcommand == "predict":
+            self.model.allow_untrained = self._get(self.config, "allow_untrained")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer, with a logger, a checkpoint and a progress bar where the settings name none."""
+        settings = self._get(self.config_init, "trainer")
+        given = settings.callbacks or []
+        callbacks: list[Callback] = [given] if isinstance(given, Callback) else list(given)
+        logger = settings.logger
+        if self.subcommand == "fit":
+            if logger in (None, True):
+                logger = CSVLogger(settings.default_root_dir or ".")
+            if settings.enable_checkpointing is not False and not _has(callbacks, Checkpoint):
+                callbacks.append(ModelCheckpoint(save_last="link"))
+        else:
+            logger = logger or False
+            if settings.enable_checkpointing is None:
+                kwargs["enable_checkpointing"] = False
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter(self._get(self.config, "output"), self._get(self.config, "overwrite")))
+        if settings.enable_progress_bar is not False and not _has(callbacks, ProgressBar) and not sys.stdout.isatty():
+            callbacks.append(TQDMProgressBar(refresh_rate=10))  # the rich one shows nothing in a log file
+        if self.subcommand != "fit" or logger is False:
+            self.save_config_callback = None
+        return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+        return kwargs | {"return_predictions": False} if subcommand == "predict" else kwargs
+
+    @rank_zero_only
+    def after_fit(self) -> None:
+        """Say where the checkpoint is."""
+        saved = self.trainer.checkpoint_callback
+        if isinstance(saved, ModelCheckpoint) and (saved.last_model_path or saved.best_model_path):
+            print(f"Checkpoint: {saved.last_model_path or saved.best_model_path}")
+
+    @rank_zero_only
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        print(f"Predictions: {self._get(self.config, 'output')}")
+
+
+def _settings(hparams: Mapping[str, Any], command: str, trusted: bool) -> dict[str, Any]:
+    """A checkpoint's settings as a configuration.
+
+    Its heads are made once, since parsing imports their modules whether trusted or not.
+    """
+    for spec in hparams["heads"].values():
+        make_head(spec, trusted)
+    model = {name: hparams[name] for name in inspect.signature(LitHeadset).parameters if name in hparams}
+    optimizer = model.pop("optimizer", None)
+    if command == "fit" and optimizer and optimizer["class_path"].startswith("torch.optim."):
+        model["optimizer"] = optimizer
+    del model["tokenizer"]  # its files are in the checkpoint
+    return {"model": model, "data": hparams["data"]}
+
+
+def _has(callbacks: list[Callback], kind: type) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)

@@ -1,0 +1,255 @@
+"""The data of a run: tables become label sets, tokenised examples, and batches."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from datasets import Dataset
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from backbones.errors import HeadsetError
+from heads.base import Head
+from heads.targets import ClassTarget
+from headset.batches import Collator, TextEncoder
+from headset.checks import RowError, check_columns, check_pairs, reads_separately
+from headset.examples import ExampleMaker, make_examples
+from headset.labels import LabelColumn, Labels, label_columns
+from headset.readers import Source, place, read
+from headset.sampler import RowBatches, stratified_cut
+
+__all__ = ["TextData"]
+
+STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
+LabelSets = dict[str, tuple[str, ...] | None]
+
+
+class TextData(LightningDataModule):
+    """Texts with labels, from files, folders or the hub.
+
+    A source is the path of a CSV, TSV, JSONL, JSON, Parquet or CoNLL file; a folder that ``datasets`` saved; a hub id;
+    or a dictionary of arguments for ``datasets.load_dataset``.
+
+    Args:
+        train: The rows to learn from.
+        validation: The rows to validate on; a number is the share of ``train`` to set apart for it, the same
+            with the same seed, with its part of each class.
+        test: The rows to test on.
+        predict: The rows to predict; they need no labels.
+        text: The column with the texts or lists of words; two columns are pairs of texts.
+        labels: The column with the labels of the only head, or for each head its column. A list of columns has zeros
+            and ones for several labels a row, or several numbers.
+        max_length: The most tokens of an input; by default the tokenizer's own limit, at most 512.
+        batch_size: The rows of a training batch, in each process.
+        eval_batch_size: The rows of any other batch; by default ``batch_size``.
+        num_workers: The worker processes of each data loader.
+        num_proc: The processes that tokenise.
+        seed: Where the order of the rows and the share for validation come from.
+        conll_columns: The names of the columns of CoNLL files.
+
+    Raises:
+        HeadsetError: The share for validation is not between 0 and 1.
+
+    Example:
+        >>> data = TextData(train="train.csv", validation=0.1)
+        >>> # data.connect(tokenizer, {"topic": SequenceClassification()}, {}); data.setup("fit")
+    """
+
+    def __init__(
+        self,
+        train: Source | None = None,
+        validation: float | Source | None = None,
+        test: Source | None = None,
+        predict: Source | None = None,
+        text: list[str] | str = "text",
+        labels: Labels = "label",
+        max_length: int | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        num_proc: int | None = None,
+        seed: int = 0,
+        conll_columns: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        train, validation, test, predict = map(_plain, (train, validation, test, predict))
+        self.save_hyperparameters(logger=False)
+        self.share = float(validation) if isinstance(validation, int | float) else None
+        if self.share is not None and not 0 < self.share < 1:
+            raise HeadsetError(
+                f"Invalid validation: {validation!r}. Give a share between 0 and 1, or where the rows are."
+            )
+        cut_from = train if self.share is not None else validation
+        self.sources: dict[str, Any] = {"train": train, "validation": cut_from, "test": test, "predict": predict}
+        self.text = (text,) if isinstance(text, str) else tuple(text)
+        self.labels = labels
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.num_proc = num_proc
+        self.seed = seed
+        self.conll_columns = conll_columns
+        self.label_sets: LabelSets = {}
+        self.datasets: dict[str, Dataset] = {}
+        self._tables: dict[str, Dataset] = {}
+        self._connection: tuple[Any, ...] = ()
+
+    def connect(
+        self, tokenizer: PreTrainedTokenizerBase, heads: Mapping[str, Head], labels: Mapping[str, Sequence[str] | None]
+    ) -> None:
+        """Say what the data is for. With a Trainer this is taken from the LightningModule.
+
+        Args:
+            tokenizer: Makes the tokens; it has a padding token.
+            heads: The heads by name; they need not be built.
+            labels: The label sets that are fixed already, by head; the others are found in ``train``.
+        """
+        known = {name: tuple(names) if (names := labels.get(name)) is not None else None for name in heads}
+        connection = (tokenizer, dict(heads), known)
+        if connection != self._connection:
+            self._connection = connection
+            self.tokenizer, self.heads, self.label_sets = tokenizer, dict(heads), dict(known)
+            self.datasets = {}
+
+    def prepare_data(self) -> None:
+        """Read and tokenise in one process, so that the others find it done."""
+        if self.trainer is not None and self.trainer.state.fn is not None:
+            self.setup(str(self.trainer.state.fn.value))
+
+    def setup(self, stage: str) -> None:
+        """Read, check and tokenise what a stage needs.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            HeadsetError: A source, a column, a text or a label is missing or wrong.
+        """
+        if self.trainer is not None:
+            module: Any = self.trainer.lightning_module
+            self.connect(module.tokenizer, module.heads, module.labels)
+        if not self._connection:
+            raise HeadsetError(
+                "TextData does not know its heads yet. Call connect(tokenizer, heads, labels) before setup."
+            )
+        splits = [
+            split for split in STAGES[stage] if split != "validation" or self.sources[split] or stage == "validate"
+        ]
+        for split in splits:
+            self._source(split)
+        columns = self._columns(stage)
+        for split in splits:
+            if split not in self.datasets:
+                self.datasets[split] = self._examples(split, columns)
+
+    def raw(self, split: str) -> Dataset:
+        """The table of a split as it was read; ``meta["rows"]`` of a batch are the row numbers in it.
+
+        Where validation is a share of train, both are rows of the same table.
+        """
+        source = self._source(split)
+        name = "train" if source == self.sources["train"] and self.share is not None else split
+        if name not in self._tables:
+            self._tables[name] = read(source, name, self.conll_columns)
+        return self._tables[name]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of ``train`` in a new order each epoch, or in its own order with ``overfit_batches``."""
+        overfit = getattr(self.trainer, "overfit_batches", 0)
+        return self._loader("train", self.batch_size, shuffle=not overfit)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Batches of ``validation``, in order; none where there is none."""
+        return self._loader("validation", self.eval_batch_size) if "validation" in self.datasets else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of ``test``, in order."""
+        return self._loader("test", self.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Batches of ``predict``, in order."""
+        return self._loader("predict", self.eval_batch_size)
+
+    def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
+        rows: Any = self.datasets[split]
+        batches: Any = RowBatches(rows, batch_size, shuffle, self.seed)
+        targets = {name: target for name, head in self.heads.items() if (target := head.target()) is not None}
+        collate: Any = Collator(self._encoder(), targets)
+        workers = self.num_workers
+        return DataLoader(
+            rows,
+            batch_size=None,
+            sampler=batches,
+            num_workers=workers,
+            collate_fn=collate,
+            persistent_workers=workers > 0,
+        )
+
+    def _encoder(self) -> TextEncoder:
+        return TextEncoder(self.tokenizer, self.max_length, reads_separately(self.heads, self.text))
+
+    def _source(self, split: str) -> Source:
+        source: Source | None = self.sources[split]
+        if source is None:
+            raise HeadsetError(
+                f"There are no rows for {split}: data.{split} is not set. Give a file, a folder or a hub id."
+            )
+        return source
+
+    def _columns(self, stage: str) -> dict[str, LabelColumn]:
+        """Where the labels of each head are, and its label set; nothing for prediction."""
+        if stage == "predict":
+            return {}
+        check_pairs(self.heads, self.text)
+        columns = label_columns(self.labels, self.heads)
+        for name, column in columns.items():
+            origin = "the run"
+            # A target that has no label set says so of no values as well.
+            if self.label_sets[name] is None and column.target.find_labels([]) is not None:
+                origin = place(self._source("train"))
+                self.label_sets[name] = self._find_labels(column, columns)
+            columns[name] = replace(column, labels=self.label_sets[name], origin=origin)
+        return columns
+
+    def _find_labels(self, column: LabelColumn, columns: Mapping[str, LabelColumn]) -> tuple[str, ...] | None:
+        rows = self.raw("train")
+        check_columns(rows, column.names, place(self._source("train")))
+        return column.find_labels(self._part(rows, "train", columns))
+
+    def _part(self, table: Dataset, split: str, columns: Mapping[str, LabelColumn]) -> Dataset:
+        """The rows of a table that belong to a split; all of them, unless validation is cut from train."""
+        if self.share is None or split not in ("train", "validation"):
+            return table
+        rows = self.raw("train")
+        classes = next(
+            (c for c in columns.values() if isinstance(c.target, ClassTarget) and isinstance(c.columns, str)), None
+        )
+        if classes is not None:
+            check_columns(rows, classes.names, place(self._source("train")))
+        groups = [None] * len(rows) if classes is None else list(classes.all_values(rows))
+        train, validation = stratified_cut(groups, self.share, self.seed)
+        return table.select(train if split == "train" else validation)
+
+    def _examples(self, split: str, columns: Mapping[str, LabelColumn]) -> Dataset:
+        source, table = self._source(split), self.raw(split)
+        maker = ExampleMaker(self._encoder(), self.text, columns, table.features)
+        check_columns(table, maker.columns, place(source))
+        try:
+            examples = make_examples(table, maker, self.num_proc)
+        except RowError as error:
+            where = place(source, error.row, self.conll_columns)
+            raise HeadsetError(f"{split}: {where}: {error.message}") from error
+        examples = self._part(examples, split, columns)
+        cut = sum(examples["truncated"])
+        length = maker.encoder.length
+        rank_zero_info(f"{split}: {len(examples)} rows from {place(source)}; {cut} of them cut to {length} tokens")
+        return examples.remove_columns("truncated")
+
+
+def _plain(source: Any) -> Any:
+    """Paths as strings, so that the settings go into a checkpoint as plain values."""
+    return os.fspath(source) if isinstance(source, os.PathLike) else source

@@ -1,0 +1,124 @@
+"""Which columns hold a head's labels, and what values they give."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
+
+from backbones.errors import HeadsetError, invalid_choice
+from heads.base import Head
+from heads.targets import MultiLabelTarget, NumberTarget, Target
+
+__all__ = ["LabelColumn", "Labels", "label_columns"]
+
+Labels = dict[str, str | list[str]] | list[str] | str
+
+PART = 10_000  # rows in memory at a time
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """Where a head's labels stand, and how they are read.
+
+    Args:
+        target: How a value becomes a number.
+        columns: The name of a column, or the names of several that are read together.
+        labels: The label set of the head, in its order; None where it has none.
+        origin: Where the label set comes from, for messages.
+    """
+
+    target: Target
+    columns: str | tuple[str, ...]
+    labels: tuple[str, ...] | None = None
+    origin: str = field(default="", repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns as a tuple."""
+        return (self.columns,) if isinstance(self.columns, str) else self.columns
+
+    def values(self, rows: Mapping[str, Any], features: Features) -> Iterator[Any]:
+        """Row by row the value that ``target.encode`` takes.
+
+        Raises:
+            HeadsetError: The target cannot join the values of several columns.
+        """
+        columns = {name: _readable(rows[name], features[name], self.target) for name in self.names}
+        if isinstance(self.columns, str):
+            yield from columns[self.columns]
+            return
+        for values in zip(*columns.values(), strict=True):
+            yield self.target.join(dict(zip(self.names, values, strict=True)))
+
+    def all_values(self, rows: Dataset) -> Iterator[Any]:
+        """The values of a whole table, read in parts."""
+        for part in rows.select_columns(list(self.names)).iter(PART):
+            yield from self.values(part, rows.features)
+
+    def find_labels(self, rows: Dataset) -> tuple[str, ...] | None:
+        """The label set of a table: its values, or what the columns fix by their names or as ``ClassLabel``."""
+        if isinstance(self.columns, str):
+            return _class_names(rows.features[self.columns]) or self.target.find_labels(self.all_values(rows))
+        return self.names if isinstance(self.target, MultiLabelTarget) else None
+
+
+def label_columns(labels: Labels, heads: Mapping[str, Head]) -> dict[str, LabelColumn]:
+    """Where the labels of each head are that needs a column, without their label sets.
+
+    Raises:
+        HeadsetError: A head is named that does not exist, one that needs labels is not, or columns do not suit a head.
+    """
+    found = {name: head.target() for name, head in heads.items()}
+    needed = {name: target for name, target in found.items() if target is not None and target.column_needed}
+    if not isinstance(labels, dict):
+        if len(needed) > 1:
+            example = ", ".join(f"{name}: COLUMN" for name in needed)
+            raise HeadsetError(f"{len(needed)} heads need labels, and data.labels is {labels!r}. Give {{{example}}}.")
+        labels = dict.fromkeys(needed, labels)
+    for name in labels:
+        if name not in heads:
+            raise invalid_choice("head in data.labels", name, heads)
+    for name in needed:
+        if name not in labels:
+            raise HeadsetError(f"The head {name!r} needs labels. Add it to data.labels: {{{name}: COLUMN}}.")
+    return {name: LabelColumn(target, _columns(name, labels[name], target)) for name, target in needed.items()}
+
+
+def _columns(head: str, setting: str | list[str], target: Target) -> str | tuple[str, ...]:
+    if isinstance(setting, str):
+        return setting
+    if not isinstance(target, MultiLabelTarget | NumberTarget):
+        raise HeadsetError(
+            f"The head {head!r} takes one column of labels, and data.labels names a list: {setting}. Lists of columns "
+            "are for several labels a row (columns of 0 and 1) and for several numbers."
+        )
+    if isinstance(target, NumberTarget) and target.size != len(setting):
+        raise HeadsetError(
+            f"The head {head!r} gives {target.size} numbers, and data.labels names {len(setting)} columns."
+        )
+    return tuple(setting)
+
+
+def _class_names(feature: Any) -> tuple[str, ...] | None:
+    """The names of the classes of a ``ClassLabel`` column, or of one with lists of them."""
+    inner = feature.feature if isinstance(feature, List | LargeList) else feature
+    return tuple(inner.names) if isinstance(inner, ClassLabel) else None
+
+
+def _readable(values: list[Any], feature: Any, target: Target) -> list[Any]:
+    """A column's values, class numbers as names."""
+    names = _class_names(feature)
+    if names is not None:
+        return [_named(value, names) for value in values]
+    if isinstance(target, MultiLabelTarget) and feature == Value("string"):
+        # A cell of a CSV file cannot be empty otherwise than by being null.
+        return ["" if value is None else value for value in values]
+    return values
+
+
+def _named(value: Any, names: tuple[str, ...]) -> Any:
+    """The name of a class; datasets on the hub have -1 where there is no label."""
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    return None if value is None or value < 0 else names[value]
