@@ -139,8 +139,8 @@ class Head(nn.Module, ABC):
         """The answer for a batch, from the backbone's output for this head's request."""
 
     @abstractmethod
-    def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
-        """The training loss, a scalar."""
+    def loss(self, output: HeadOutput, labels: Any) -> Tensor:
+        """The training loss, a scalar; ``labels`` is the tensor that ``target`` makes, None without a target column."""
 
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
         """What a user reads, one dictionary a row; the default is the best class of ``logits`` ``(B, C)``."""
@@ -150,7 +150,7 @@ class Head(nn.Module, ABC):
         """Metrics of one stage; the default is accuracy and macro F1 over the label set."""
         return class_metrics(self.labels)
 
-    def metric_inputs(self, output: HeadOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def metric_inputs(self, output: HeadOutput, labels: Any) -> tuple[Tensor, Tensor]:
         """What ``metrics().update`` takes: predictions and targets."""
         return output.logits, labels
 

@@ -241,11 +241,12 @@ def _import(path: str, entries: Mapping[str, HeadEntry]) -> object:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        who = f"The plugin {plugin} fails" if plugin else "The import fails"
-        remedy = f" Repair it, or remove it: pip uninstall {plugin}." if plugin else ""
-        raise HeadsetError(f"{who} for the head {path}: {type(error).__name__}: {error}.{remedy}") from error
+        whose = f" of the plugin {plugin}" if plugin else ""
+        remedy = f" Repair the plugin, or remove it: pip uninstall {plugin}." if plugin else ""
+        cause = f"{type(error).__name__}: {error}"
+        raise HeadsetError(f"The head {path}{whose} cannot be imported: {cause}.{remedy}") from error
     if not hasattr(module, name):
-        public = [key for key, value in vars(module).items() if isinstance(value, type) and key[0] != "_"]
+        public = [key for key in dir(module) if key[0] != "_"]
         whose = f" (plugin {plugin})" if plugin else ""
         raise HeadsetError(f"There is no {name!r} in the module {module_name}{whose}.{did_you_mean(name, public)}")
     return getattr(module, name)

@@ -26,6 +26,14 @@ from headset.writer import PredictionWriter
 
 __all__ = ["HeadsetCLI", "run"]
 
+# What Lightning says of its own inner workings, and of callbacks that only training needs.
+IRRELEVANT = (
+    ".*treespec.*",
+    "Couldn't infer the batch indices",
+    "Be aware that when using `ckpt_path`",
+    "The dirpath has changed",
+)
+
 
 def run(arguments: list[str]) -> None:
     """Run one of the four commands.
@@ -36,9 +44,8 @@ def run(arguments: list[str]) -> None:
     Raises:
         HeadsetError: A mistake in the settings or in the data.
     """
-    # Lightning advertises products in what it logs, and warns of what it does itself.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
-    for message in (".*treespec.*", "Couldn't infer the batch indices"):
+    for message in IRRELEVANT:
         warnings.filterwarnings("ignore", message=message, module="lightning")
     # The name of a class is found among imported classes.
     for name in list_heads():
@@ -104,12 +111,12 @@ class HeadsetCLI(LightningCLI):
         """Parse the command line, behind the settings of the checkpoint that it names."""
         command, *rest = args
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        early.add_argument("--ckpt_path")
-        early.add_argument("--trust_heads", default="false")
-        early.add_argument("-c", "--config")
+        early.add_argument("--ckpt_path", nargs="?")
+        early.add_argument("--trust_heads", nargs="?", default="false")
+        early.add_argument("-c", "--config", nargs="?")
         known, _ = early.parse_known_args(rest)
         if known.ckpt_path and not (command == "fit" and known.config):
-            settings = _settings(read_hparams(known.ckpt_path), command, trusted=known.trust_heads.lower() == "true")
+            settings = _settings(read_hparams(known.ckpt_path), command, trusted=known.trust_heads == "true")
             rest = ["--config", json.dumps(settings), *rest]
         self.config = parser.parse_args([command, *rest])
 
@@ -135,7 +142,8 @@ class HeadsetCLI(LightningCLI):
         if self.subcommand == "fit":
             if logger in (None, True):
                 logger = CSVLogger(settings.default_root_dir or ".")
-            if settings.enable_checkpointing is not False and not _has(callbacks, Checkpoint):
+            saves = settings.enable_checkpointing is not False and not settings.fast_dev_run
+            if saves and not _has(callbacks, Checkpoint):
                 callbacks.append(ModelCheckpoint(save_last="link"))
         else:
             logger = logger or False

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
@@ -17,7 +18,7 @@ from heads.targets import ClassTarget
 from headset.batches import Collator, TextEncoder
 from headset.checks import RowError, check_columns, check_pairs, reads_separately
 from headset.examples import ExampleMaker, make_examples
-from headset.labels import LabelColumn, Labels, label_columns
+from headset.labels import LabelColumn, Labels, label_columns, other_labels
 from headset.readers import Source, place, read
 from headset.sampler import RowBatches, stratified_cut
 
@@ -95,7 +96,11 @@ class TextData(LightningDataModule):
         self.conll_columns = conll_columns
         self.label_sets: LabelSets = {}
         self.datasets: dict[str, Dataset] = {}
+        # Heads with weights, and so with labels, of the backbone's checkpoint, which the settings do not confirm.
+        self.loaded: set[str] = set()
         self._tables: dict[str, Dataset] = {}
+        self._cut: tuple[list[int], ...] = ()
+        self._origins: dict[str, str] = {}
         self._connection: tuple[Any, ...] = ()
 
     def connect(
@@ -113,7 +118,7 @@ class TextData(LightningDataModule):
         if connection != self._connection:
             self._connection = connection
             self.tokenizer, self.heads, self.label_sets = tokenizer, dict(heads), dict(known)
-            self.datasets = {}
+            self.datasets, self._cut, self._origins = {}, (), {}
 
     def prepare_data(self) -> None:
         """Read and tokenise in one process, so that the others find it done."""
@@ -131,11 +136,13 @@ class TextData(LightningDataModule):
         """
         if self.trainer is not None:
             module: Any = self.trainer.lightning_module
+            self.loaded = set(module.stored_heads).difference(module.hparams["labels"])
             self.connect(module.tokenizer, module.heads, module.labels)
         if not self._connection:
             raise HeadsetError(
                 "TextData does not know its heads yet. Call connect(tokenizer, heads, labels) before setup."
             )
+        encoder = self._encoder()
         splits = [
             split for split in STAGES[stage] if split != "validation" or self.sources[split] or stage == "validate"
         ]
@@ -144,7 +151,7 @@ class TextData(LightningDataModule):
         columns = self._columns(stage)
         for split in splits:
             if split not in self.datasets:
-                self.datasets[split] = self._examples(split, columns)
+                self.datasets[split] = self._examples(split, columns, encoder)
 
     def raw(self, split: str) -> Dataset:
         """The table of a split as it was read; ``meta["rows"]`` of a batch are the row numbers in it.
@@ -207,13 +214,28 @@ class TextData(LightningDataModule):
         check_pairs(self.heads, self.text)
         columns = label_columns(self.labels, self.heads)
         for name, column in columns.items():
-            origin = "the run"
             # A target that has no label set says so of no values as well.
-            if self.label_sets[name] is None and column.target.find_labels([]) is not None:
-                origin = place(self._source("train"))
-                self.label_sets[name] = self._find_labels(column, columns)
-            columns[name] = replace(column, labels=self.label_sets[name], origin=origin)
+            if name not in self._origins and column.target.find_labels([]) is not None:
+                self._set_labels(name, column, columns, stage)
+            columns[name] = replace(column, labels=self.label_sets[name], origin=self._origins.get(name, ""))
         return columns
+
+    def _set_labels(self, name: str, column: LabelColumn, columns: Mapping[str, LabelColumn], stage: str) -> None:
+        """Find the label set of a head, or note where it came from, for errors about other labels."""
+        known = self.label_sets[name]
+        self._origins[name] = "the run." if known else f"{place(self._source('train'))}."
+        if known and stage != "fit":
+            return
+        found = self._find_labels(column, columns)
+        if not known:
+            self.label_sets[name] = found
+        elif found and name in self.loaded and set(found) != set(known):
+            raise other_labels(name, known, found)
+        elif found and not set(found) <= set(known):
+            self._origins[name] = (
+                f"the run, and {place(self._source('train'))} has: {', '.join(found)}. Give the run these labels, or, "
+                f"if the head is a trained one, start it anew: --model.new_heads '[{name}]'"
+            )
 
     def _find_labels(self, column: LabelColumn, columns: Mapping[str, LabelColumn]) -> tuple[str, ...] | None:
         rows = self.raw("train")
@@ -224,19 +246,18 @@ class TextData(LightningDataModule):
         """The rows of a table that belong to a split; all of them, unless validation is cut from train."""
         if self.share is None or split not in ("train", "validation"):
             return table
-        rows = self.raw("train")
-        classes = next(
-            (c for c in columns.values() if isinstance(c.target, ClassTarget) and isinstance(c.columns, str)), None
-        )
-        if classes is not None:
-            check_columns(rows, classes.names, place(self._source("train")))
-        groups = [None] * len(rows) if classes is None else list(classes.all_values(rows))
-        train, validation = stratified_cut(groups, self.share, self.seed)
-        return table.select(train if split == "train" else validation)
+        if not self._cut:
+            rows = self.raw("train")
+            classes = [c for c in columns.values() if isinstance(c.target, ClassTarget)][:1]
+            for column in classes:
+                check_columns(rows, column.names, place(self._source("train")))
+            groups = [list(map(str, column.all_values(rows))) for column in classes] or [[""] * len(rows)]
+            self._cut = stratified_cut(groups[0], self.share, self.seed)
+        return table.select(np.array(self._cut[split == "validation"]))
 
-    def _examples(self, split: str, columns: Mapping[str, LabelColumn]) -> Dataset:
+    def _examples(self, split: str, columns: Mapping[str, LabelColumn], encoder: TextEncoder) -> Dataset:
         source, table = self._source(split), self.raw(split)
-        maker = ExampleMaker(self._encoder(), self.text, columns, table.features)
+        maker = ExampleMaker(encoder, self.text, columns, table.features)
         check_columns(table, maker.columns, place(source))
         try:
             examples = make_examples(table, maker, self.num_proc)
@@ -244,9 +265,10 @@ class TextData(LightningDataModule):
             where = place(source, error.row, self.conll_columns)
             raise HeadsetError(f"{split}: {where}: {error.message}") from error
         examples = self._part(examples, split, columns)
-        cut = sum(examples["truncated"])
-        length = maker.encoder.length
-        rank_zero_info(f"{split}: {len(examples)} rows from {place(source)}; {cut} of them cut to {length} tokens")
+        cut = sum(examples["truncated"][:])
+        rank_zero_info(
+            f"{split}: {len(examples)} rows from {place(source)}; {cut} of them cut to {encoder.length} tokens"
+        )
         return examples.remove_columns("truncated")
 
 

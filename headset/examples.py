@@ -78,7 +78,7 @@ class ExampleMaker:
                     check_lengths(words[position], value, self.text[0])
                 yield label.target.encode(value, label.labels, word_ids[position] if word_ids else None)
             except HeadsetError as error:
-                origin = "" if label.labels is None else f" The label set comes from {label.origin}."
+                origin = "" if label.labels is None else f" The label set comes from {label.origin}"
                 raise RowError(row, f"column {', '.join(map(repr, label.names))}: {error}{origin}") from error
 
 

@@ -1,6 +1,6 @@
 """Which columns hold a head's labels, and what values they give."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from backbones.errors import HeadsetError, invalid_choice
 from heads.base import Head
 from heads.targets import MultiLabelTarget, NumberTarget, Target
 
-__all__ = ["LabelColumn", "Labels", "label_columns"]
+__all__ = ["LabelColumn", "Labels", "label_columns", "other_labels"]
 
 Labels = dict[str, str | list[str]] | list[str] | str
 
@@ -122,3 +122,11 @@ def _named(value: Any, names: tuple[str, ...]) -> Any:
     if isinstance(value, list):
         return [_named(item, names) for item in value]
     return None if value is None or value < 0 else names[value]
+
+
+def other_labels(name: str, loaded: Sequence[str], wanted: Sequence[str]) -> HeadsetError:
+    """The error for a head that was loaded with other labels than the settings or the data have."""
+    return HeadsetError(
+        f"The head '{name}' in the backbone's checkpoint has {len(loaded)} labels: {', '.join(loaded)}. The settings or "
+        f"the data have {len(wanted)}: {', '.join(wanted)}. To start this head anew: --model.new_heads '[{name}]'"
+    )

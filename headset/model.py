@@ -112,9 +112,9 @@ class Headset(nn.Module):
             self.backbone.model.get_parameter(name).requires_grad_(False)
 
     def losses(self, outputs: Mapping[str, HeadOutput], batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The loss of each head, from its output and ``batch["labels"][name]``."""
-        labels = batch["labels"]
-        return {name: self.head(name).loss(output, labels[name]) for name, output in outputs.items()}
+        """The loss of each head, from its output and ``batch["labels"][name]``, None where it learns without labels."""
+        labels = batch.get("labels", {})
+        return {name: self.head(name).loss(output, labels.get(name)) for name, output in outputs.items()}
 
     def check_trained(self, heads: Sequence[str] | None = None) -> None:
         """Refuse heads whose weights are as random as they started.

@@ -12,15 +12,16 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import load_config, load_tokenizer
 from heads.base import Head, HeadOutput
-from heads.native import NativeModel, is_stored
+from heads.native import NativeModel, is_stored, label_settings
 from heads.registry import make_head
 from headset.checkpoint import describe, read_checkpoint, tokenizer_files, tokenizer_from_files
+from headset.labels import other_labels
 from headset.model import Headset
 from headset.optim import check_schedule, make_optimizer, make_scheduler, optimizer_spec
 
@@ -114,11 +115,11 @@ class LitHeadset(LightningModule):
         return self._tokenizer
 
     @functools.cached_property
-    def stored_heads(self) -> dict[str, tuple[str, ...]]:
-        """The heads whose weights lie in the backbone's checkpoint, with the label names there.
+    def stored_heads(self) -> dict[str, tuple[str, ...] | None]:
+        """The heads whose weights lie in the backbone's checkpoint, with the label names there, if the head has any.
 
         Raises:
-            HeadsetError: Several heads could take the same weights.
+            HeadsetError: Several heads could take the same weights, or the settings name other labels.
         """
         options = self.backbone_options
         if options.config is not None or options.random_weights:
@@ -131,12 +132,24 @@ class LitHeadset(LightningModule):
                 f"{options.path} has the weights of one head, and {' and '.join(names)} could take them. Name those "
                 f"that start anew: --model.new_heads '[{', '.join(names[1:])}]'"
             )
-        return {name: tuple((config.id2label or {}).values()) for name in names}
+        return {name: self._stored_labels(name, config) for name in names}
+
+    def _stored_labels(self, name: str, config: PretrainedConfig) -> tuple[str, ...] | None:
+        target = self.heads[name].target()
+        if target is None or target.find_labels([]) is None:
+            return None
+        stored = tuple((config.id2label or {}).values())
+        wanted = self._labels.get(name)
+        if wanted is None or set(wanted) == set(stored):
+            return stored
+        if stored != tuple(label_settings(None, len(wanted))["label2id"]):
+            raise other_labels(name, stored, wanted)
+        return wanted  # the settings give names to labels that were saved without
 
     @property
     def labels(self) -> dict[str, tuple[str, ...] | None]:
         """The label set of each head, as far as it is known: from the settings, from a checkpoint, or from the data."""
-        return {name: self._labels.get(name) for name in self.heads}
+        return {name: self.stored_heads.get(name) or self._labels.get(name) for name in self.heads}
 
     def restore(self, hparams: Mapping[str, Any]) -> None:
         """Take from a checkpoint's settings what must not come from elsewhere: shapes, labels, tokenizer, states."""
@@ -291,12 +304,12 @@ class LitHeadset(LightningModule):
         weights: dict[str, float] = self.hparams["loss_weights"]
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         logged = {f"{stage}/loss": total} | ({f"{stage}/{name}/loss": loss for name, loss in losses.items()})
-        rows = len(next(iter(batch["labels"].values())))
+        rows = len(batch["meta"]["rows"])
         evaluates = stage in STAGES
         self.log_dict(logged, prog_bar=not evaluates, on_epoch=evaluates, sync_dist=evaluates, batch_size=rows)
         if evaluates:
             for name, output in outputs.items():
-                inputs = self.heads[name].metric_inputs(output, batch["labels"][name])
+                inputs = self.heads[name].metric_inputs(output, batch.get("labels", {}).get(name))
                 self._measure(stage, name).update(*inputs)
         return total
 

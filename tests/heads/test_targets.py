@@ -2,11 +2,12 @@ import math
 
 import pytest
 import torch
-from backbones.errors import HeadsetError
-from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, PairTarget, TagTarget, pad_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import LabelEncoder, MultiLabelBinarizer
+
+from backbones.errors import HeadsetError
+from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, PairTarget, TagTarget, pad_rows
 
 NAMES = st.text("abcXYZ -", min_size=1, max_size=6).filter(str.strip)
 
@@ -68,7 +69,10 @@ def test_wrong_values(target, value, message):
 
 
 def test_numbers():
-    assert NumberTarget().collate([NumberTarget().encode(value, None) for value in ("-1.5", 2)], 1).tolist() == [-1.5, 2.0]
+    assert NumberTarget().collate([NumberTarget().encode(value, None) for value in ("-1.5", 2)], 1).tolist() == [
+        -1.5,
+        2.0,
+    ]
     assert NumberTarget(2).collate([NumberTarget(2).encode(["1", 2.5], None)], 1).shape == (1, 2)
     assert NumberTarget(1).encode([3], None) == 3.0
 

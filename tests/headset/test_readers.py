@@ -3,24 +3,17 @@ import io
 import json
 from pathlib import Path
 
-import datasets
 import pandas as pd
 import pytest
-from backbones.errors import HeadsetError
 from datasets import ClassLabel, Dataset, DatasetDict
-from headset.readers import place, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backbones.errors import HeadsetError
+from headset.readers import place, read
+
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=8)
 SPECIAL = ["NA", "None", "null", "nan", "N/A", "", '"', "two\r\nlines", "a,b", "a\tb"]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-    return folder
 
 
 def write(folder: Path, name: str, content: str | bytes) -> str:
@@ -79,7 +72,11 @@ def test_a_long_cell(tmp_path):
         ("a.csv", 'text,label\n"1\n2",2\nx\n', "a.csv, row 2: 1 cells, and the header has 2 columns: text, label"),
         ("a.csv", "text,label\n1,2,3\n", "a.csv, row 1: 3 cells"),
         ("a.csv", 'text,label\n1,2\n"x,y\n', "a.csv, row 2: unexpected end of data"),
-        ("a.csv", "text,label\n1,2\ncaf\xe9,2\n".encode("latin-1"), "a.csv, line 3: not UTF-8 (byte 0xe9 at position 4"),
+        (
+            "a.csv",
+            "text,label\n1,2\ncaf\xe9,2\n".encode("latin-1"),
+            "a.csv, line 3: not UTF-8 (byte 0xe9 at position 4",
+        ),
         ("a.jsonl", '{"a": 1}\n\n{"a": \n', "a.jsonl, line 3: not JSON"),
         ("a.jsonl", '{"a": 1}\n[1]\n', "a.jsonl, line 2: expected an object"),
         ("a.jsonl", '{"a": 1}\n\n{"a": "x"}\n', "a.jsonl, line 3: column 'a' holds 'x', which does not fit"),
@@ -164,8 +161,17 @@ def test_conll(tmp_path):
 def test_conllu(tmp_path):
     rest = "\t_" * 6
     content = (
-        "# text = Im Haus\n1-2\tIm\t_\t_" + rest + "\n1\tin\tin\tADP" + rest + "\n2\tdem\tder\tDET" + rest
-        + "\n3\tHaus\tHaus\tNOUN" + rest + "\n3.1\tx\tx\tX" + rest + "\n\n"
+        "# text = Im Haus\n1-2\tIm\t_\t_"
+        + rest
+        + "\n1\tin\tin\tADP"
+        + rest
+        + "\n2\tdem\tder\tDET"
+        + rest
+        + "\n3\tHaus\tHaus\tNOUN"
+        + rest
+        + "\n3.1\tx\tx\tX"
+        + rest
+        + "\n\n"
     )
     table = rows(write(tmp_path, "a.conllu", content))
     assert table[0]["form"] == ["in", "dem", "Haus"]

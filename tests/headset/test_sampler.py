@@ -3,11 +3,12 @@ from itertools import chain
 
 import pytest
 import torch
-from backbones.errors import HeadsetError
-from headset.sampler import RowBatches, stratified_cut
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
+
+from backbones.errors import HeadsetError
+from headset.sampler import RowBatches, stratified_cut
 
 SIZES = {"rows": st.integers(1, 60), "batch_size": st.integers(1, 9), "world": st.integers(1, 5)}
 
