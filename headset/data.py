@@ -136,7 +136,7 @@ class TextData(LightningDataModule):
         """
         if self.trainer is not None:
             module: Any = self.trainer.lightning_module
-            self.loaded = set(module.stored_heads).difference(module.hparams["labels"])
+            self.loaded = getattr(module, "loaded_heads", set())
             self.connect(module.tokenizer, module.heads, module.labels)
         if not self._connection:
             raise HeadsetError(

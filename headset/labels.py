@@ -127,6 +127,6 @@ def _named(value: Any, names: tuple[str, ...]) -> Any:
 def other_labels(name: str, loaded: Sequence[str], wanted: Sequence[str]) -> HeadsetError:
     """The error for a head that was loaded with other labels than the settings or the data have."""
     return HeadsetError(
-        f"The head '{name}' in the backbone's checkpoint has {len(loaded)} labels: {', '.join(loaded)}. The settings or "
-        f"the data have {len(wanted)}: {', '.join(wanted)}. To start this head anew: --model.new_heads '[{name}]'"
+        f"The head '{name}' in the backbone's checkpoint has {len(loaded)} labels: {', '.join(loaded)}. The settings "
+        f"or the data have {len(wanted)}: {', '.join(wanted)}. To start this head anew: --model.new_heads '[{name}]'"
     )

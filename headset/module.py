@@ -134,6 +134,11 @@ class LitHeadset(LightningModule):
             )
         return {name: self._stored_labels(name, config) for name in names}
 
+    @property
+    def loaded_heads(self) -> set[str]:
+        """The heads that come with weights, and so with labels, which the settings do not confirm."""
+        return set(self.stored_heads).difference(self.hparams["labels"])
+
     def _stored_labels(self, name: str, config: PretrainedConfig) -> tuple[str, ...] | None:
         target = self.heads[name].target()
         if target is None or target.find_labels([]) is None:

@@ -128,7 +128,7 @@ def test_a_loaded_head_with_other_labels_is_an_error_that_names_the_way_out(tmp_
         fit(tmp_path, folder, small_csv)
     fewer = tmp_path / "fewer.csv"
     fewer.write_text("text,label\na film,bad\na book,bad\n")
-    with pytest.raises(HeadsetError, match="has 2 labels: bad, good.*have 1: bad"):
+    with pytest.raises(HeadsetError, match=r"has 2 labels: bad, good.*have 1: bad"):
         fit(tmp_path, folder, fewer)
     fit(tmp_path, folder, fewer, labels={"mood": ["bad", "good"]})
     for part in ("bad, good", "negative, neutral, positive", "--model.new_heads '[mood]'"):
