@@ -20,16 +20,7 @@ from backbones.errors import HeadsetError, did_you_mean
 if TYPE_CHECKING:
     from heads.base import Head
 
-__all__ = [
-    "HeadEntry",
-    "accepted_arguments",
-    "list_heads",
-    "load_head_class",
-    "make_head",
-    "register_head",
-    "unknown_argument",
-    "unknown_head",
-]
+__all__ = ["HeadEntry", "list_heads", "load_head_class", "make_head", "register_head", "unknown_argument"]
 
 HeadT = TypeVar("HeadT", bound="Head")
 
@@ -108,7 +99,7 @@ def load_head_class(name_or_path: str) -> type["Head"]:
     entries = list_heads()
     entry = entries.get(name_or_path)
     if entry is None and "." not in name_or_path:
-        raise unknown_head(name_or_path)
+        raise _unknown_head(name_or_path)
     path = entry.class_path if entry else name_or_path
     imported = _imported(path)
     return _check(_import(path, entries) if imported is None else imported, path)
@@ -134,7 +125,7 @@ def make_head(spec: str | Mapping[str, Any], trusted: bool) -> "Head":
         )
     head = load_head_class(path)
     init_args = dict(spec.get("init_args") or {})
-    parameters = accepted_arguments(head)
+    parameters = _accepted_arguments(head)
     for name in init_args:
         if name not in parameters:
             raise unknown_argument(head, name)
@@ -144,8 +135,7 @@ def make_head(spec: str | Mapping[str, Any], trusted: bool) -> "Head":
     return head(**init_args)
 
 
-def unknown_head(name: str) -> HeadsetError:
-    """The error for a name that no head has."""
+def _unknown_head(name: str) -> HeadsetError:
     names = list(list_heads())
     return HeadsetError(
         f"There is no head {name!r}.{did_you_mean(name, names)} Registered heads: {', '.join(names)}. "
@@ -155,15 +145,14 @@ def unknown_head(name: str) -> HeadsetError:
 
 def unknown_argument(kind: type, name: str) -> HeadsetError:
     """The error for an argument that a head, or another class of a configuration, does not take."""
-    accepted = list(accepted_arguments(kind))
+    accepted = list(_accepted_arguments(kind))
     listed = ", ".join(accepted) or "no arguments"
     return HeadsetError(
         f"{kind.__name__} has no argument {name!r}.{did_you_mean(name, accepted)} {kind.__name__} accepts: {listed}."
     )
 
 
-def accepted_arguments(kind: type) -> dict[str, inspect.Parameter]:
-    """The named arguments of a class."""
+def _accepted_arguments(kind: type) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(kind).parameters
     return {
         name: value for name, value in parameters.items() if value.kind not in (value.VAR_POSITIONAL, value.VAR_KEYWORD)
@@ -200,8 +189,8 @@ def _source(module: str) -> Path | None:
     spec = importlib.util.find_spec(top)
     if spec is None:
         return None
-    if not rest:
-        return Path(spec.origin) if spec.origin else None
+    if not rest and spec.origin:
+        return Path(spec.origin)
     folders = [Path(folder, *rest) for folder in spec.submodule_search_locations or []]
     places = [place for folder in folders for place in (folder.with_suffix(".py"), folder / "__init__.py")]
     return next((place for place in places if place.is_file()), None)

@@ -15,10 +15,11 @@ from backbones.calls import BackboneCall
 from backbones.errors import HeadsetError, invalid_choice
 from backbones.layers import check_layer_choice
 from heads.base import Head, HeadContext, HeadOutput, class_metrics, class_predictions
-from heads.native import NativeModel, label_settings
+from heads.native import NativeModel
 from heads.poolers import pooling_modes
 from heads.scorers import Scorer
 from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, Target
+from heads.task_models import label_settings
 
 __all__ = ["SequenceClassification"]
 

@@ -12,18 +12,17 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError, invalid_choice
-from backbones.loading import load_config, load_tokenizer
+from backbones.loading import load_tokenizer
 from heads.base import Head, HeadOutput
-from heads.native import NativeModel, is_stored, label_settings
 from heads.registry import make_head
 from headset.checkpoint import describe, read_checkpoint, tokenizer_files, tokenizer_from_files
-from headset.labels import other_labels
 from headset.model import Headset
 from headset.optim import check_schedule, make_optimizer, make_scheduler, optimizer_spec
+from headset.stored import find_stored_heads, load_stored_head
 
 __all__ = ["LitHeadset"]
 
@@ -116,40 +115,14 @@ class LitHeadset(LightningModule):
 
     @functools.cached_property
     def stored_heads(self) -> dict[str, tuple[str, ...] | None]:
-        """The heads whose weights lie in the backbone's checkpoint, with the label names there, if the head has any.
-
-        Raises:
-            HeadsetError: Several heads could take the same weights, or the settings name other labels.
-        """
-        options = self.backbone_options
-        if options.config is not None or options.random_weights:
-            return {}
-        config = load_config(options.path, revision=options.revision)
-        old = {name: head for name, head in self.heads.items() if name not in self.hparams["new_heads"]}
-        names = [name for name, head in old.items() if head.auto_class and is_stored(head.auto_class, config)]
-        if len(names) > 1:
-            raise HeadsetError(
-                f"{options.path} has the weights of one head, and {' and '.join(names)} could take them. Name those "
-                f"that start anew: --model.new_heads '[{', '.join(names[1:])}]'"
-            )
-        return {name: self._stored_labels(name, config) for name in names}
+        """The heads whose weights lie in the backbone's checkpoint, with their labels there, if they have any."""
+        heads = {name: head for name, head in self.heads.items() if name not in self.hparams["new_heads"]}
+        return find_stored_heads(self.backbone_options, heads, self._labels)
 
     @property
     def loaded_heads(self) -> set[str]:
         """The heads that come with weights, and so with labels, which the settings do not confirm."""
         return set(self.stored_heads).difference(self.hparams["labels"])
-
-    def _stored_labels(self, name: str, config: PretrainedConfig) -> tuple[str, ...] | None:
-        target = self.heads[name].target()
-        if target is None or target.find_labels([]) is None:
-            return None
-        stored = tuple((config.id2label or {}).values())
-        wanted = self._labels.get(name)
-        if wanted is None or set(wanted) == set(stored):
-            return stored
-        if stored != tuple(label_settings(None, len(wanted))["label2id"]):
-            raise other_labels(name, stored, wanted)
-        return wanted  # the settings give names to labels that were saved without
 
     @property
     def labels(self) -> dict[str, tuple[str, ...] | None]:
@@ -210,9 +183,7 @@ class LitHeadset(LightningModule):
         backbone = Backbone.from_options(self.backbone_options)
         self.headset = Headset(backbone, self.heads, self.labels, self.tokenizer)
         for name in self.stored_heads:
-            scorer = self.heads[name].scorer
-            assert isinstance(scorer, NativeModel)
-            scorer.load(self.backbone_options.path)
+            load_stored_head(self.heads[name], self.backbone_options.path)
             self.headset.states[name] = "loaded"
         self.headset.states |= self._states
         self.headset.freeze_unused()

@@ -7,7 +7,8 @@ from transformers import AutoConfig
 
 from backbones import Backbone, HeadsetError
 from heads import HeadContext, SequenceClassification, TokenClassification
-from heads.native import NativeModel, task_class
+from heads.native import NativeModel
+from heads.task_models import task_class
 
 LABELS = ("x", "y", "z")
 SIZES = {

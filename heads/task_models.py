@@ -1,0 +1,144 @@
+"""Task models of transformers: which class, what it shares with a base model, and how the rest starts."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from backbones.backbone import Backbone
+from backbones.errors import HeadsetError
+
+__all__ = ["SharedPart", "initialise", "is_stored", "label_settings", "on_meta", "shared_parts", "task_class"]
+
+# Lists of modules are never called as a whole: what is shared is found inside them.
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+@dataclass(frozen=True)
+class SharedPart:
+    """A sub-module of the task model that the backbone serves: its path there, and its path in the backbone."""
+
+    task_path: str
+    backbone_path: str
+
+
+def label_settings(labels: tuple[str, ...] | None, size: int) -> dict[str, Any]:
+    """Label names as a transformers configuration has them; numbered names where there is no label set."""
+    names = labels or tuple(f"LABEL_{index}" for index in range(size))
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def task_class(auto_class: str, config: PretrainedConfig, instead: str = "") -> type[PreTrainedModel]:
+    """The class that transformers has for a task and an architecture.
+
+    Args:
+        auto_class: The task, as ``"AutoModelForSequenceClassification"``.
+        config: The architecture's configuration.
+        instead: The setting of the head that does without the class, for the error.
+
+    Raises:
+        HeadsetError: It has none.
+    """
+    mapping = getattr(transformers, auto_class)._model_mapping
+    if type(config) not in mapping:
+        hint = f" Set {instead} on the head, which needs none." if instead else ""
+        raise HeadsetError(f"transformers has no {auto_class} for the architecture '{config.model_type}'.{hint}")
+    kind = mapping[type(config)]
+    found: type[PreTrainedModel] = kind[0] if isinstance(kind, tuple) else kind
+    return found
+
+
+def is_stored(auto_class: str, config: PretrainedConfig) -> bool:
+    """Whether the checkpoint that a configuration belongs to has a head of this task."""
+    mapping = getattr(transformers, auto_class)._model_mapping
+    return type(config) in mapping and (config.architectures or [""])[0] == task_class(auto_class, config).__name__
+
+
+def on_meta(kind: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A task model without memory: its weights have a shape and no values."""
+    with torch.device("meta"):
+        task: PreTrainedModel = kind._from_config(copy.deepcopy(config), dtype=dtype)
+    return task
+
+
+def shared_parts(task: PreTrainedModel, model: PreTrainedModel) -> Iterator[SharedPart]:
+    """The largest sub-modules of the task model that the backbone serves.
+
+    That is: same type, at the same path less the prefix of the base model, with no weight that the backbone's lacks.
+    """
+    prefix = task.base_model_prefix
+    nested = bool(prefix) and isinstance(getattr(task, prefix, None), nn.Module)
+    theirs = dict(model.named_modules())
+
+    def path_in_backbone(path: str) -> str | None:
+        if not nested:
+            return path
+        if path == prefix:
+            return ""
+        return path.removeprefix(f"{prefix}.") if path.startswith(f"{prefix}.") else None
+
+    def visit(module: nn.Module, path: str) -> Iterator[SharedPart]:
+        for name, child in module.named_children():
+            child_path = f"{path}.{name}".removeprefix(".")
+            place = path_in_backbone(child_path)
+            other = theirs.get(place) if place is not None else None
+            if other is not None and place is not None and _serves(other, child):
+                if child.state_dict():
+                    yield SharedPart(child_path, place)
+            else:
+                yield from visit(child, child_path)
+
+    return visit(task, "")
+
+
+def _serves(other: nn.Module, module: nn.Module) -> bool:
+    if type(other) is not type(module) or isinstance(module, CONTAINERS):
+        return False
+    shapes = _shapes(other)
+    return all(shapes.get(key) == shape for key, shape in _shapes(module).items())
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Shapes by key, as they are without adapters: peft nests a wrapped layer in ``base_layer``."""
+    state = module.state_dict()
+    return {key.replace(".base_layer", ""): value.shape for key, value in state.items() if "lora_" not in key}
+
+
+@torch.no_grad()
+def initialise(task: PreTrainedModel, backbone: Backbone) -> None:
+    """Give the head's weights memory, and start them as transformers does; the backbone's stay as they are."""
+    fresh: dict[Tensor, Tensor] = {}
+    device = next(backbone.parameters()).device
+    for module in task.modules():
+        stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for store in stores:
+            for name, tensor in store.items():
+                if tensor is not None and tensor.is_meta:
+                    if tensor not in fresh:
+                        fresh[tensor] = _blank(tensor, device)
+                    store[name] = fresh[tensor]
+    shared = [*backbone.model.parameters(), *backbone.model.buffers()]
+    unmarked = [tensor for tensor in shared if not hasattr(tensor, "_is_hf_initialized")]
+    for tensor in unmarked:
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    for module in task.modules():
+        module.__dict__.pop("_is_hf_initialized", None)
+    task.initialize_weights()
+    for tensor in unmarked:
+        del tensor._is_hf_initialized  # type: ignore[attr-defined]
+    for tensor in fresh.values():
+        # transformers leaves some biases of masked language models without an initial value.
+        if tensor.is_floating_point() and tensor.isnan().any():
+            tensor.zero_() if tensor.dim() < 2 else tensor.normal_(std=backbone.spec.initializer_range)
+
+
+def _blank(tensor: Tensor, device: torch.device) -> Tensor:
+    """Memory for a tensor, filled with NaN so that a value never given shows."""
+    blank = torch.empty_like(tensor, device=device)
+    blank = blank.fill_(float("nan")) if tensor.is_floating_point() else blank.zero_()
+    return nn.Parameter(blank, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else blank
