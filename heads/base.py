@@ -96,7 +96,8 @@ class Head(nn.Module, ABC):
             HeadsetError: ``__init__`` did not store an argument under its own name.
         """
         kind = type(self)
-        names = [name for name in inspect.signature(kind).parameters]
+        parameters = inspect.signature(kind).parameters.values()
+        names = [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
         lost = [name for name in names if not hasattr(self, name)]
         if lost:
             raise HeadsetError(

@@ -292,7 +292,8 @@ class LitHeadset(LightningModule):
     def _log_measures(self, stage: str) -> None:
         for name in self.heads:
             measure = self._measure(stage, name)
-            self.log_dict({f"{stage}/{name}/{key}": value for key, value in measure.compute().items()})
+            values = {f"{stage}/{name}/{key}": value for key, value in measure.compute().items()}
+            self.log_dict(values, prog_bar=True)
             measure.reset()
 
     def _measure(self, stage: str, name: str) -> MetricCollection:

@@ -131,11 +131,8 @@ def test_a_pooler_that_no_head_needs_is_frozen(tiny_bert):
     assert frozen == {"pooler.dense.weight", "pooler.dense.bias"}
 
 
-class Silent(Head):
-    """A head that forgets an argument."""
-
-    def __init__(self, size: int = 3):
-        super().__init__()
+class Plain(Head):
+    """A head without arguments."""
 
     def build(self, context): ...
 
@@ -144,6 +141,17 @@ class Silent(Head):
 
     def loss(self, output, labels):
         return output.logits.sum()
+
+
+def test_a_head_without_arguments_has_a_spec():
+    assert Plain().spec()["init_args"] == {}
+
+
+class Silent(Plain):
+    """A head that forgets an argument."""
+
+    def __init__(self, size: int = 3):
+        super().__init__()
 
 
 @pytest.mark.parametrize(
