@@ -17,7 +17,15 @@ from transformers import (
 
 from backbones.errors import HeadsetError
 
-__all__ = ["base_of", "load_base_model", "load_config", "load_task_model", "load_tokenizer", "resolve_path"]
+__all__ = [
+    "base_of",
+    "load_base_model",
+    "load_config",
+    "load_task_model",
+    "load_tokenizer",
+    "own_class",
+    "resolve_path",
+]
 
 PACKAGE = "package://"
 
@@ -69,7 +77,7 @@ def load_base_model(path: str, **kwargs: Any) -> PreTrainedModel:
     model, missing = _load(AutoModel, path, **kwargs)
     if not missing:
         return model
-    kind = _own_class(model.config)
+    kind = own_class(model.config)
     if kind is None or isinstance(model, kind):
         raise _weights_missing(path, type(model).__name__, missing)
     return base_of(load_task_model(path, kind, type(model), **kwargs))
@@ -126,7 +134,7 @@ def _load(kind: Any, path: str, **kwargs: Any) -> tuple[PreTrainedModel, list[st
     return model, sorted(info["missing_keys"])
 
 
-def _own_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+def own_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """The class of transformers that wrote the checkpoint, by the name in its configuration."""
     names = config.architectures or [""]
     kind = getattr(transformers, names[0], None)

@@ -17,7 +17,6 @@ from transformers.utils.generic import ModelOutput
 from backbones.backbone import Backbone
 from backbones.calls import BackboneCall, model_inputs
 from backbones.errors import HeadsetError
-from backbones.loading import load_task_model
 from heads.slots import BackboneNeededError, Slot
 from heads.task_models import initialise, on_meta, shared_parts, task_class
 
@@ -119,13 +118,12 @@ class NativeModel(nn.Module):
         task.tie_weights()
         return task
 
-    def load(self, path: str) -> None:
-        """Take the head's weights from a checkpoint of the same task model.
+    def take(self, source: PreTrainedModel) -> None:
+        """Copy the head's weights from another task model of the same class.
 
         Raises:
-            HeadsetError: It lacks weights, or has those of this head in other shapes: for another number of labels.
+            HeadsetError: It lacks weights of this head, or has them in other shapes: for another number of labels.
         """
-        source = load_task_model(path, type(self.task))
         theirs = source.state_dict()
         own = dict(self.task.state_dict())
         lacking = sorted(key for key, value in own.items() if key not in theirs or theirs[key].shape != value.shape)

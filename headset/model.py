@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone
 from backbones.calls import merge_calls
@@ -202,6 +202,21 @@ class Headset(nn.Module):
         from headset.checkpoint import load_checkpoint
 
         return load_checkpoint(path, trust_heads)
+
+    @classmethod
+    def from_transformers(
+        cls, source: str | PreTrainedModel, head: str = "head", tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> "Headset":
+        """Take a fine-tuned task model of transformers apart into a backbone and a head, in eval mode.
+
+        Args:
+            source: A folder, a hub id, or the model itself, whose base is then shared and not copied.
+            head: What the head is called.
+            tokenizer: The tokenizer; by default the one beside the model, if the source is a path.
+        """
+        from headset.stored import import_task_model
+
+        return import_task_model(source, head, tokenizer)
 
     def export(self, folder: str, **kwargs: Any) -> dict[str, str]:
         """Export each head to a folder that other libraries load; the arguments are those of `export_headset`.

@@ -1,16 +1,23 @@
 """Heads whose weights lie in the backbone's own checkpoint: a fine-tuned classifier is a backbone and a head."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from backbones.backbone import BackboneOptions
+import transformers
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError
-from backbones.loading import load_config
+from backbones.loading import base_of, load_config, load_task_model, load_tokenizer, own_class
 from heads.base import Head
 from heads.native import NativeModel
-from heads.task_models import is_stored, label_settings
+from heads.sequence_classification import SequenceClassification
+from heads.task_models import is_stored, label_settings, task_class
+from heads.token_classification import TokenClassification
 from headset.labels import other_labels
+from headset.model import Headset
 
-__all__ = ["find_stored_heads", "load_stored_head"]
+__all__ = ["find_stored_heads", "import_task_model", "load_stored_head"]
 
 Labels = tuple[str, ...] | None
 
@@ -52,7 +59,55 @@ def load_stored_head(head: Head, path: str) -> None:
     """
     scorer = head.scorer
     assert isinstance(scorer, NativeModel)
-    scorer.load(path)
+    scorer.take(load_task_model(path, type(scorer.task)))
+
+
+def import_task_model(
+    source: str | PreTrainedModel, name: str, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Headset:
+    """A fine-tuned task model of transformers as a headset: its base is the backbone, the rest a native head.
+
+    Args:
+        source: A folder, a hub id, or the model itself, whose base is then shared and not copied.
+        name: What the head is called.
+        tokenizer: The tokenizer; by default the one beside the model, if the source is a path.
+
+    Raises:
+        HeadsetError: The checkpoint is not whole, or its task has no head here.
+    """
+    if isinstance(source, str):
+        kind = own_class(load_config(source))
+        if kind is None:
+            raise HeadsetError(f"The config.json at {source} names no model class of transformers under architectures.")
+        tokenizer = tokenizer or load_tokenizer(source)
+        source = load_task_model(source, kind)
+    head = _head_for(source)
+    config = source.config
+    labels = tuple(map(str, (config.id2label or {}).values())) if _has_labels(head) else None
+    headset = Headset(Backbone(base_of(source)), {name: head}, {name: labels}, tokenizer)
+    scorer = head.scorer
+    assert isinstance(scorer, NativeModel)
+    scorer.take(source)
+    headset.states[name] = "loaded"
+    return headset.eval()
+
+
+def _head_for(model: PreTrainedModel) -> Head:
+    """The built-in head for the task of a model."""
+    settings = _sequence_settings(model.config)
+    known: list[Head] = [SequenceClassification(**settings), TokenClassification()]
+    for head in known:
+        mapping = getattr(transformers, head.auto_class or "")._model_mapping
+        if type(model.config) in mapping and task_class(head.auto_class or "", model.config) is type(model):
+            return head
+    names = ", ".join(str(head.auto_class) for head in known)
+    raise HeadsetError(f"There is no head here for {type(model).__name__}. Heads are imported from: {names}.")
+
+
+def _sequence_settings(config: PretrainedConfig) -> dict[str, Any]:
+    """As transformers reads a configuration: one output without a problem type is regression."""
+    kind = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    return {"problem_type": kind, "num_outputs": config.num_labels if kind == "regression" else 1}
 
 
 def _has_labels(head: Head) -> bool:

@@ -1,0 +1,84 @@
+"""Fine-tuned models of transformers come in as a backbone and a head, and go out again as they were."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from backbones import HeadsetError
+from headset import Headset
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+NAMES = {"id2label": {0: "x", 1: "y", 2: "z"}, "label2id": {"x": 0, "y": 1, "z": 2}}
+MODELS = {
+    "bert": lambda size: BertForSequenceClassification(BertConfig(vocab_size=size, **SIZES, **NAMES)),
+    "bert tags": lambda size: BertForTokenClassification(BertConfig(vocab_size=size, **SIZES, **NAMES)),
+    "roberta": lambda size: RobertaForSequenceClassification(
+        RobertaConfig(vocab_size=size, pad_token_id=0, max_position_embeddings=80, **SIZES, **NAMES)
+    ),
+    "distilbert": lambda size: DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64, **NAMES)
+    ),
+    "llama": lambda size: LlamaForSequenceClassification(
+        LlamaConfig(vocab_size=size, pad_token_id=0, **SIZES, **NAMES)
+    ),
+    "regression": lambda size: BertForSequenceClassification(BertConfig(vocab_size=size, num_labels=1, **SIZES)),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_in_and_out_again_keys_weights_and_logits_are_the_same(case, tiny_tokenizer, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer)
+    torch.manual_seed(0)
+    stock = MODELS[case](len(tokenizer)).eval()
+    stock.save_pretrained(tmp_path / "in")
+    tokenizer.save_pretrained(tmp_path / "in")
+    headset = Headset.from_transformers(str(tmp_path / "in"), head="mine")
+    assert headset.states == {"mine": "loaded"}
+    batch = dict(tokenizer(["the film was good", "bad"], padding=True, return_tensors="pt"))
+    batch = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        torch.testing.assert_close(headset(batch)["mine"].logits, stock(**batch).logits, rtol=1e-5, atol=1e-6)
+    if case != "regression":
+        assert headset.labels == {"mine": ("x", "y", "z")}
+    headset.predict(["a good film"])
+
+    out = type(stock).from_pretrained(headset.export(str(tmp_path / "out"))["mine"])
+    before, after = stock.state_dict(), out.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert out.config.id2label == stock.config.id2label
+
+
+def test_a_loaded_model_is_shared_and_not_copied():
+    stock = BertForSequenceClassification(BertConfig(vocab_size=50, **SIZES, **NAMES))
+    headset = Headset.from_transformers(stock)
+    assert headset.backbone.model is stock.bert
+    assert list(headset.heads) == ["head"]
+
+
+def test_without_its_head_weights_it_is_refused(tmp_path):
+    BertForMaskedLM(BertConfig(vocab_size=50, **SIZES)).save_pretrained(tmp_path / "mlm")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "mlm")
+    assert stock.classifier.weight.std() > 0  # stock makes it up
+    config = BertConfig.from_pretrained(tmp_path / "mlm", architectures=["BertForSequenceClassification"])
+    config.save_pretrained(tmp_path / "mlm")
+    with pytest.raises(HeadsetError, match=r"lacks weights of BertForSequenceClassification: .*classifier"):
+        Headset.from_transformers(str(tmp_path / "mlm"), tokenizer=AutoTokenizer)
+
+
+def test_a_task_without_a_head_here_says_so():
+    with pytest.raises(HeadsetError, match=r"no head here for BertForMaskedLM.*AutoModelForTokenClassification"):
+        Headset.from_transformers(BertForMaskedLM(BertConfig(vocab_size=50, **SIZES)))
