@@ -19,6 +19,7 @@ from backbones.errors import HeadsetError
 
 __all__ = [
     "base_of",
+    "limit_length",
     "load_base_model",
     "load_config",
     "load_task_model",
@@ -123,6 +124,16 @@ def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def limit_length(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+    """Where the tokenizer knows no limit, or one above the model's, set that of the model's position embeddings.
+
+    Some architectures keep the rows up to the padding token's free, so these are counted off.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < tokenizer.model_max_length:
+        tokenizer.model_max_length = max(positions - (tokenizer.pad_token_id or 0) - 1, 1)
 
 
 def _load(kind: Any, path: str, **kwargs: Any) -> tuple[PreTrainedModel, list[str]]:

@@ -1,16 +1,18 @@
 """A headset: heads on one backbone, as a plain module that needs no Trainer."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone
 from backbones.calls import merge_calls
 from backbones.errors import HeadsetError, invalid_choice
+from backbones.loading import limit_length
 from heads.base import Head, HeadContext, HeadOutput
 from headset.batches import TextEncoder
 
@@ -60,7 +62,9 @@ class Headset(nn.Module):
         self.heads = nn.ModuleDict()
         # Of each head: "new" (random weights), "loaded" (from a checkpoint of others), or "trained" (here).
         self.states: dict[str, str] = {}
-        _fill_in_pad_token(backbone, tokenizer)
+        if tokenizer is not None:
+            limit_length(tokenizer, backbone.config)
+            _agree_on_padding(backbone.config.get_text_config(), tokenizer, heads)
         for name, head in heads.items():
             if "." in name or hasattr(self.heads, name):
                 raise HeadsetError(f"A head cannot be named {name!r}: the name is taken or has a dot. Choose another.")
@@ -250,8 +254,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _fill_in_pad_token(backbone: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> None:
+def _agree_on_padding(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, heads: Mapping[str, Head]) -> None:
     """Native heads of decoders look for the last token that is not padding, by the id in the configuration."""
-    config = backbone.config.get_text_config()
-    if tokenizer is not None and getattr(config, "pad_token_id", None) is None:
+    if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
+    by_id = [name for name, head in heads.items() if head.auto_class == "AutoModelForSequenceClassification"]
+    if by_id and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
+        warnings.warn(
+            f"The padding token is the end-of-text token ({tokenizer.pad_token}). On a decoder, native scores are read at "
+            f"the last token that is not it, as stock transformers does, so an end-of-text token in a text is skipped. "
+            f"With pooling: last, the head {by_id[0]} goes by the attention mask.",
+            stacklevel=3,
+        )

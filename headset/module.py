@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError, invalid_choice
-from backbones.loading import load_tokenizer
+from backbones.loading import limit_length, load_config, load_tokenizer
 from heads.base import Head, HeadOutput
 from heads.registry import make_head
 from headset.checkpoint import describe, read_checkpoint, tokenizer_files, tokenizer_from_files
@@ -110,7 +110,9 @@ class LitHeadset(LightningModule):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer: that of the checkpoint, or the one that the settings name; loaded when first asked for."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.hparams["tokenizer"] or self.backbone_options.path)
+            options = self.backbone_options
+            self._tokenizer = load_tokenizer(self.hparams["tokenizer"] or options.path, revision=options.revision)
+            limit_length(self._tokenizer, load_config(options.path, revision=options.revision))
         return self._tokenizer
 
     @functools.cached_property
@@ -200,7 +202,7 @@ class LitHeadset(LightningModule):
             learning_rate=settings["learning_rate"],
             weight_decay=settings["weight_decay"],
         )
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
         scheduler = make_scheduler(optimizer, settings["scheduler"], settings["warmup"], steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

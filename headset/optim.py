@@ -1,5 +1,6 @@
 """Optimizers and learning rate schedules of a run."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,12 +9,21 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
-from transformers.trainer_utils import SchedulerType
 
 from backbones.errors import HeadsetError, invalid_choice
 
 __all__ = ["check_schedule", "make_optimizer", "make_scheduler", "optimizer_spec", "parameter_groups"]
 
+# Those of transformers that need no settings of their own and go by steps, not by a metric.
+SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 
 
@@ -79,14 +89,13 @@ def check_schedule(name: str, warmup: float) -> None:
     Raises:
         HeadsetError: There is no such schedule in transformers, or the warm-up is not a share or a number of steps.
     """
-    names = [kind.value for kind in SchedulerType]
-    if name not in names:
-        raise invalid_choice("scheduler", name, names)
+    if name not in SCHEDULERS:
+        raise invalid_choice("scheduler", name, SCHEDULERS)
     if warmup < 0 or (warmup > 1 and warmup != int(warmup)):
         raise HeadsetError(f"Invalid warmup: {warmup}. Give a share of the run (0.1) or a number of steps (500).")
 
 
-def make_scheduler(optimizer: Optimizer, name: str, warmup: float, steps: int) -> LRScheduler:
+def make_scheduler(optimizer: Optimizer, name: str, warmup: float, steps: float) -> LRScheduler:
     """A learning rate schedule of transformers.
 
     Args:
@@ -94,9 +103,14 @@ def make_scheduler(optimizer: Optimizer, name: str, warmup: float, steps: int) -
         name: As transformers names it: ``linear``, ``cosine``, ``constant``, ...
         warmup: A share of all steps, up to 1; or a number of steps.
         steps: The number of optimizer steps of the run.
+
+    Raises:
+        HeadsetError: The run has no end, so that neither has the schedule.
     """
+    if math.isinf(steps):
+        raise HeadsetError("The schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps.")
     rising = round(warmup * steps) if warmup <= 1 else int(warmup)
-    schedule: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=rising, num_training_steps=steps)
+    schedule: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=rising, num_training_steps=int(steps))
     return schedule
 
 

@@ -11,6 +11,7 @@ from heads import Head, HeadOutput, Pooling, SequenceClassification, TokenClassi
 from headset import Headset
 
 TEXTS = ["the film was very good", "bad", "a book is not a film"]
+TOPIC = {"topic": ["sport", "politics"]}
 LABELS = {"topic": ["sport", "politics"], "tags": ["O", "B-X", "I-X"]}
 
 
@@ -129,6 +130,20 @@ def test_a_pooler_that_no_head_needs_is_frozen(tiny_bert):
     Headset(backbone, {"tags": TokenClassification()}, {"tags": LABELS["tags"]}).freeze_unused()
     frozen = {name for name, p in backbone.model.named_parameters() if not p.requires_grad}
     assert frozen == {"pooler.dense.weight", "pooler.dense.bias"}
+
+
+def test_a_decoder_whose_padding_is_its_end_of_text_is_warned_about(tiny_bert):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert, pad_token="[SEP]", eos_token="[SEP]")
+    with pytest.warns(UserWarning, match="With pooling: last, the head topic goes by the attention mask"):
+        Headset(Backbone.from_pretrained(str(tiny_bert)), {"topic": SequenceClassification()}, TOPIC, tokenizer)
+
+
+def test_a_tokenizer_without_a_limit_gets_the_models(tiny_bert):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert, model_max_length=10**30)
+    heads = {"topic": SequenceClassification(pooling="mean")}
+    headset = Headset(Backbone.from_pretrained(str(tiny_bert)), heads, TOPIC, tokenizer)
+    assert tokenizer.model_max_length == 63
+    assert len(headset.predict(["film " * 200], allow_untrained=True)["topic"]) == 1
 
 
 class Plain(Head):
