@@ -261,8 +261,8 @@ def _agree_on_padding(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBa
     by_id = [name for name, head in heads.items() if head.auto_class == "AutoModelForSequenceClassification"]
     if by_id and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
         warnings.warn(
-            f"The padding token is the end-of-text token ({tokenizer.pad_token}). On a decoder, native scores are read at "
-            f"the last token that is not it, as stock transformers does, so an end-of-text token in a text is skipped. "
+            f"The padding token is the end-of-text token ({tokenizer.pad_token}). On a decoder, native scores are read "
+            "at the last token that is not it, as stock transformers does, so an end-of-text token in a text is skipped. "
             f"With pooling: last, the head {by_id[0]} goes by the attention mask.",
             stacklevel=3,
         )
