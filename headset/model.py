@@ -262,7 +262,7 @@ def _agree_on_padding(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBa
     if by_id and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
         warnings.warn(
             f"The padding token is the end-of-text token ({tokenizer.pad_token}). On a decoder, native scores are read "
-            "at the last token that is not it, as stock transformers does, so an end-of-text token in a text is skipped. "
+            "at the last token that is not it, as stock transformers does, so such a token in a text is skipped. "
             f"With pooling: last, the head {by_id[0]} goes by the attention mask.",
             stacklevel=3,
         )
