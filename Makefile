@@ -1,13 +1,16 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint sweep
 
 demo: .venv/demo-installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: .venv/dev-installed
 	$(BIN)/python -m pytest -n 2
+
+sweep: .venv/dev-installed
+	$(BIN)/python -m tests.sweep --write docs/architectures.md
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .
