@@ -68,6 +68,17 @@ def test_wrong_values(target, value, message):
         target.encode(value, ("news", "sport"))
 
 
+@pytest.mark.parametrize("rows", [[[1, 0], [0, 0]], [[True, False, True]], [["1", "0"]], [[1.0, 0.0]]])
+def test_zeros_and_ones_have_no_names(rows):
+    with pytest.raises(HeadsetError, match="zeros and ones, which does not say what the labels are called"):
+        MultiLabelTarget().find_labels(rows)
+
+
+@pytest.mark.parametrize("rows", [[[1], [0]], [[0, 1], [1]], [["a", "b"]], [[0, 2]], ["0|1"], [[]]])
+def test_numbers_that_are_names(rows):
+    MultiLabelTarget().find_labels(rows)
+
+
 def test_numbers():
     assert NumberTarget().collate([NumberTarget().encode(value, None) for value in ("-1.5", 2)], 1).tolist() == [
         -1.5,
