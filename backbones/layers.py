@@ -74,7 +74,8 @@ class LayerChoice(nn.Module):
         if len(states) != self.num_layers + 1:
             raise HeadsetError(
                 f"Expected {self.num_layers + 1} hidden states from the backbone (the embeddings and {self.num_layers} "
-                f"layers), got {len(states)}. Call it with output_hidden_states=True, or use hidden_layers='last'."
+                f"layers), got {len(states)}. Use hidden_layers: last, if this architecture counts them otherwise; "
+                "without a headset, call the backbone with output_hidden_states=True."
             )
         if self.choice == "mix":
             return self.gamma * (torch.stack(states, dim=-1) @ self.weights.softmax(dim=0))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -121,6 +122,9 @@ def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
             f"No tokenizer could be loaded from {path}: {_first_line(error)} "
             "Give a folder or hub id that has one: --model.tokenizer PATH"
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        # transformers makes one up from nothing, which reads every word as unknown.
+        raise HeadsetError(f"There is no tokenizer at {path}. Say where there is one: --model.tokenizer PATH")
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -140,7 +144,7 @@ def _load(kind: Any, path: str, **kwargs: Any) -> tuple[PreTrainedModel, list[st
     place = resolve_path(path)
     try:
         model, info = kind.from_pretrained(place, output_loading_info=True, trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_loadable(path, error) from error
     return model, sorted(info["missing_keys"])
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,7 +73,7 @@ def rebuild(config: PretrainedConfig, class_name: str, **kwargs: Any) -> PreTrai
 
 def _base(model: PreTrainedModel) -> PreTrainedModel:
     """The base inside a task model; a model that is its own base, as it is."""
-    return base_of(model) if "For" in type(model).__name__ else model
+    return base_of(model) if re.search("For[A-Z]", type(model).__name__) else model
 
 
 def _candidates(model: PreTrainedModel) -> Iterator[type[PreTrainedModel]]:

@@ -93,8 +93,32 @@ class Head(nn.Module, ABC):
         """The head as plain values: ``{"class_path": ..., "init_args": {...}}``.
 
         Raises:
-            HeadsetError: ``__init__`` did not store an argument under its own name.
+            HeadsetError: ``__init__`` did not store an argument under its own name, or as it was, or an argument is
+                not a plain value.
         """
+        kind = type(self)
+        arguments = self._arguments()
+        for name, value in arguments.items():
+            if not _is_plain(value):
+                raise HeadsetError(
+                    f"{kind.__name__} keeps {value!r} as its argument {name}, which a checkpoint cannot hold. Take and "
+                    "keep plain values (numbers, strings, lists, dictionaries), and make the rest from them in build."
+                )
+        for name, value in kind(**arguments)._arguments().items():
+            if value != arguments[name]:
+                raise HeadsetError(
+                    f"{kind.__name__}.__init__ changes its argument {name}: {arguments[name]!r} becomes {value!r}. "
+                    "Keep arguments as they are, so that a checkpoint makes the same head again."
+                )
+        if "<locals>" in kind.__qualname__:
+            raise HeadsetError(
+                f"{kind.__name__} is made inside a function, so that no checkpoint could find it again. Move the class "
+                f"to the top level of {kind.__module__}."
+            )
+        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+    def _arguments(self) -> dict[str, Any]:
+        """What ``__init__`` was given, by the names that it has to be kept under."""
         kind = type(self)
         parameters = inspect.signature(kind).parameters.values()
         names = [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
@@ -104,10 +128,7 @@ class Head(nn.Module, ABC):
                 f"{kind.__name__}.__init__ takes {', '.join(lost)} and does not keep it. Store every argument under "
                 f"its own name (self.{lost[0]} = {lost[0]}), so that the head can be written into a checkpoint."
             )
-        return {
-            "class_path": f"{kind.__module__}.{kind.__qualname__}",
-            "init_args": {name: getattr(self, name) for name in names},
-        }
+        return {name: getattr(self, name) for name in names}
 
     def attach(self, context: HeadContext) -> None:
         """Take the label set and make the parameters, in the backbone's dtype and on its device."""
@@ -156,9 +177,17 @@ class Head(nn.Module, ABC):
         return output.logits, labels
 
 
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
 def attention_mask(batch: Mapping[str, Any], hidden: Tensor) -> Tensor:
     """Which positions of ``hidden`` ``(B, T, D)`` are real, as bool ``(B, T)``; all, where the batch has no mask."""
-    mask: Tensor | None = batch.get("attention_mask")
+    mask: Tensor | None = batch.get("attention_mask", batch.get("meta", {}).get("attention_mask"))
     return hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
 
 

@@ -93,9 +93,25 @@ class MultiLabelTarget(Target):
     """
 
     def find_labels(self, values: Iterable[Any]) -> tuple[str, ...]:
-        """The distinct labels, sorted; in the order of the numbers where all of them are whole numbers."""
-        names = (_name(part) for value in values for part in _parts(value) or ())
-        return _sorted({name for name in names if name is not None})
+        """The distinct labels, sorted; in the order of the numbers where all of them are whole numbers.
+
+        Raises:
+            HeadsetError: The values are rows of a table of zeros and ones, which has no names.
+        """
+        names: set[str | None] = set()
+        sizes: set[int] = set()
+        for value in values:
+            parts = _parts(value)
+            if parts is not None:
+                names.update(map(_name, parts))
+                sizes.add(len(parts) if isinstance(value, list) else 0)
+        found = {name for name in names if name is not None}
+        if found and found <= _FLAGS.keys() and len(sizes) == 1 and min(sizes) > 1:
+            raise HeadsetError(
+                f"each row is a list of {min(sizes)} zeros and ones, which does not say what the labels are called. "
+                "Give lists of names, such as ['sport', 'news'], or a column of zeros and ones for each label."
+            )
+        return _sorted(found)
 
     def encode(
         self, value: Any, labels: tuple[str, ...] | None, word_ids: Sequence[int | None] | None = None

@@ -28,8 +28,12 @@ class SharedPart:
 
 
 def label_settings(labels: tuple[str, ...] | None, size: int) -> dict[str, Any]:
-    """Label names as a transformers configuration has them; numbered names where there is no label set."""
-    names = labels or tuple(f"LABEL_{index}" for index in range(size))
+    """Label names as a transformers configuration has them; numbered names where there is no label set.
+
+    Two are not LABEL_0 and LABEL_1: these are left out of a saved configuration, and some architectures read 3 then.
+    """
+    prefix = "output" if size == 2 else "LABEL"
+    names = labels or tuple(f"{prefix}_{index}" for index in range(size))
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 

@@ -1,5 +1,6 @@
 """One check for every head: those built in, and yours."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ def check_head(
     - Its specification makes the same head again.
     - It answers a batch of B rows with B predictions, its loss is a finite scalar, and a training step's gradients
       are finite and reach the backbone and every parameter of the head.
+    - Its predictions are dictionaries of plain values, its metrics are numbers, and a row's answer is the same whatever
+      rows are beside it. It changes neither the batch nor the features, which other heads read too.
     - The amount of padding does not change its answers; nor does the side, where its scorer is not transformers' own.
     - It works in bfloat16, and saved and loaded it gives the same answers to the bit.
 
@@ -69,9 +72,14 @@ def check_head(
     head.eval()
     backbone.eval()
     answer = _answer(head, backbone, batch)
-    rows = len(head.predict(answer))
-    expected = len(LENGTHS) // (2 if pairs else 1)
-    assert rows == expected, f"{expected} rows, but predict gives {rows}"
+    assert isinstance(answer, HeadOutput), f"forward must give a HeadOutput, got {type(answer).__name__}"
+    again = _answer(head, backbone, batch)
+    assert torch.equal(again.logits, answer.logits), "in eval mode the head gives another answer at the second time"
+    _check_predictions(head, answer, len(LENGTHS) // (2 if pairs else 1))
+    _check_metrics(head, answer, target)
+    _check_sharing(head, backbone, batch)
+    if not pairs:
+        _check_rows(head, backbone, batch, answer)
     _check_padding(head, backbone, batch, answer)
 
     twin.load_state_dict(head.state_dict())
@@ -98,6 +106,49 @@ def _check_training(head: Head, backbone: Backbone, batch: Mapping[str, Any], ta
     assert any(parameter.grad is not None for parameter in backbone.parameters()), "no gradient reaches the backbone"
     head.zero_grad()
     backbone.zero_grad()
+
+
+def _check_predictions(head: Head, answer: HeadOutput, rows: int) -> None:
+    predictions = head.predict(answer)
+    assert len(predictions) == rows, f"{rows} rows, but predict gives {len(predictions)}"
+    try:
+        json.dumps(predictions)
+    except TypeError as error:
+        raise AssertionError(f"predict must give plain values, that a file can hold: {error}") from error
+    assert all(isinstance(row, dict) for row in predictions), "predict must give a dictionary for each row"
+
+
+def _check_metrics(head: Head, answer: HeadOutput, target: Tensor) -> None:
+    metrics = head.metrics()
+    before = target.clone()
+    metrics.update(*head.metric_inputs(answer, target))
+    for name, value in metrics.compute().items():
+        assert value.numel() == 1, f"the metric {name} must be one number, got the shape {tuple(value.shape)}"
+    assert torch.equal(before, target), "metric_inputs changes the labels in place"
+
+
+def _check_sharing(head: Head, backbone: Backbone, batch: Mapping[str, Any]) -> None:
+    call = head.request(batch)
+    if call is None:
+        return
+    features = backbone.run(call)
+    before = features["last_hidden_state"].clone()
+    inputs = {key: value.clone() for key, value in batch.items() if isinstance(value, Tensor)}
+    head(features, batch)
+    unchanged = torch.equal(before, features["last_hidden_state"])
+    assert unchanged, "forward changes the features in place, which other heads read too"
+    assert all(torch.equal(batch[key], value) for key, value in inputs.items()), "forward changes the batch in place"
+
+
+def _check_rows(head: Head, backbone: Backbone, batch: Mapping[str, Any], answer: HeadOutput) -> None:
+    """A row is answered as it is alone."""
+    for row in range(len(LENGTHS)):
+        meta = {"texts": 1, "rows": [row]}
+        alone = {key: value[row : row + 1] for key, value in batch.items() if isinstance(value, Tensor)} | {
+            "meta": meta
+        }
+        got, wanted = _answer(head, backbone, alone).logits[0], answer.logits[row]
+        assert torch.allclose(got, wanted, atol=1e-5), "the rows of a batch change each other's answers"
 
 
 def _check_padding(head: Head, backbone: Backbone, batch: Mapping[str, Any], answer: HeadOutput) -> None:

@@ -92,9 +92,9 @@ class TokenClassification(Head):
         return self.scorer.request(batch)
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
-        """Scores ``(B, T, C)``; ``info["word_ids"]`` ``(B, T)`` says which word a token is of, -1 for none."""
+        """Scores ``(B, T, C)``; ``info["word_ids"]`` ``(B, T)`` says which word a token is of."""
         logits = self.scorer(features, batch).logits
-        return HeadOutput(logits, {"word_ids": _word_ids(batch, logits)})
+        return HeadOutput(logits, {"word_ids": _word_ids(batch, logits), "words": batch.get("meta", {}).get("words")})
 
     def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
         """Cross entropy over the tokens that have a tag.
@@ -108,10 +108,12 @@ class TokenClassification(Head):
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
         """``{"tags", "scores"}``, one a word; with BIO tags also ``"entities"``, whose ``end`` is exclusive.
 
-        A word that was cut off, or that the tokenizer leaves nothing of, has the tag None.
+        A word that was cut off, or that the tokenizer leaves nothing of, has the tag None. Entities count in words.
         """
         best, tags = output.logits.float().softmax(-1).max(-1)
-        return [self._row(*values) for values in zip(best, tags, output.info["word_ids"], strict=True)]
+        word_ids: Tensor = output.info["word_ids"]
+        words = output.info.get("words") or (word_ids.amax(-1) + 1).tolist()
+        return [self._row(*values) for values in zip(best, tags, word_ids, words, strict=True)]
 
     def metrics(self) -> MetricCollection:
         """Accuracy over words; precision, recall and F1 of entities with BIO tags, else macro F1 over tags."""
@@ -127,15 +129,14 @@ class TokenClassification(Head):
         word_ids = output.info["word_ids"]
         return output.logits.argmax(-1), labels.masked_fill(~_starts(word_ids), IGNORE)
 
-    def _row(self, best: Tensor, tags: Tensor, word_ids: Tensor) -> dict[str, Any]:
+    def _row(self, best: Tensor, tags: Tensor, word_ids: Tensor, size: int) -> dict[str, Any]:
         names = self.labels or ()
+        words: list[str | None] = [None] * size
+        scores: list[float | None] = [None] * size
         starts = _starts(word_ids)
-        found = dict(
-            zip(word_ids[starts].tolist(), zip(tags[starts].tolist(), best[starts].tolist(), strict=True), strict=True)
-        )
-        size = max(found, default=-1) + 1
-        words = [names[found[word][0]] if word in found else None for word in range(size)]
-        scores = [found[word][1] if word in found else None for word in range(size)]
+        found = zip(word_ids[starts].tolist(), tags[starts].tolist(), best[starts].tolist(), strict=True)
+        for word, tag, score in found:
+            words[word], scores[word] = names[tag], score
         row: dict[str, Any] = {"tags": words, "scores": scores}
         if is_bio(names):
             spans = entities([word or "O" for word in words])

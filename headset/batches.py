@@ -57,8 +57,9 @@ class TextEncoder:
 
         Returns:
             What the tokenizer gives, a list of B items each; ``truncated``, whether a row was cut; and, for texts that
-            are split into words, ``word_ids``: each token's word, None for special tokens and for a second text in the
-            same input. With ``separate`` and two columns each item is a list of two.
+            are split into words, ``words``, how many there are in the first text, and ``word_ids``: each token's word,
+            None for special tokens and for a second text in the same input. With ``separate`` and two columns each
+            item is a list of two.
 
         Raises:
             HeadsetError: The texts are split into words, and the tokenizer cannot tell which token is of which word.
@@ -86,6 +87,7 @@ class TextEncoder:
         else:
             outputs["truncated"] = [bool(encoding.overflowing) for encoding in encoded.encodings]
         if words:
+            outputs["words"] = [len(text) for text in columns[0]]
             outputs["word_ids"] = [
                 [word if text == 0 else None for word, text in zip(e.word_ids, e.sequence_ids, strict=True)]
                 for e in encoded.encodings or ()
@@ -100,8 +102,9 @@ class TextEncoder:
 
         Returns:
             The model inputs ``(B, T)``, or ``(2B, T)`` for separate texts: the first texts of all rows, then the second
-            ones. ``meta`` holds ``texts``, 1 or 2; ``rows``, where the examples have them; and ``word_ids``
-            ``(B, T)``, with -1 at special tokens and padding, where there are words.
+            ones. ``meta`` holds ``texts``, 1 or 2; ``rows``, where the examples have them; where there are words
+            ``words``, the number of them in each input, also of those that were cut off, and ``word_ids`` ``(B, T)``,
+            with -1 at special tokens and padding; and ``attention_mask`` ``(B, T)``, where the model takes none.
         """
         first = examples[0]["input_ids"]
         texts = 2 if len(first) == 2 and isinstance(first[0], list) else 1
@@ -111,9 +114,13 @@ class TextEncoder:
         meta: dict[str, Any] = {"texts": texts}
         if "row" in examples[0]:
             meta["rows"] = [example["row"] for example in examples]
+        length, side = batch["input_ids"].shape[1], self.tokenizer.padding_side
+        if "attention_mask" not in batch:
+            meta["attention_mask"] = pad_rows(([1] * len(row["input_ids"]) for row in inputs), 0, length, side)
         if "word_ids" in inputs[0]:
+            meta["words"] = [row["words"] for row in inputs]
             words = ([NO_WORD if word is None else word for word in row["word_ids"]] for row in inputs)
-            meta["word_ids"] = pad_rows(words, NO_WORD, batch["input_ids"].shape[1], self.tokenizer.padding_side)
+            meta["word_ids"] = pad_rows(words, NO_WORD, length, side)
         return {**batch, "meta": meta}
 
 

@@ -1,9 +1,11 @@
 """What a checkpoint holds beside weights: everything that is needed to build the headset again, as plain values."""
 
+import contextlib
 import dataclasses
+import json
 import pickle
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from headset.model import Headset
 
 __all__ = [
     "build_headset",
+    "check_same",
     "describe",
+    "fitting_weights",
     "load_checkpoint",
     "read_checkpoint",
     "read_hparams",
@@ -93,11 +97,11 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise HeadsetError(
             f"{path} cannot be read as a checkpoint of weights and plain values; it is damaged, of another kind, or "
-            f"unsafe. torch says: {str(error).splitlines()[0]}"
+            "unsafe. Is it whole, and made by headset?"
         ) from error
     if (
         not isinstance(content, dict)
-        or not {"backbone", "heads", "labels"} <= content.get("hyper_parameters", {}).keys()
+        or not {"backbone", "heads", "labels"} <= (content.get("hyper_parameters") or {}).keys()
     ):
         raise HeadsetError(f"{path} is not a checkpoint of a headset.")
     return content
@@ -113,6 +117,38 @@ def read_hparams(path: str) -> dict[str, Any]:
     return {**content["hyper_parameters"], "data": content.get("datamodule_hyper_parameters", {})}
 
 
+def check_same(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Check that settings do not ask for what a checkpoint fixes: its backbone, its heads, their labels.
+
+    Args:
+        settings: The settings of the run; heads in ``new_heads`` may be any.
+        stored: The settings in the checkpoint.
+
+    Raises:
+        HeadsetError: They ask for something else.
+    """
+    if settings["backbone"]["path"] != stored["backbone"]["path"]:
+        raise HeadsetError(
+            f"The checkpoint holds its own backbone, from {stored['backbone']['path']}, and cannot go on with "
+            f"{settings['backbone']['path']}."
+        )
+    new = set(settings["new_heads"])
+    wanted, there = settings["heads"].keys() - new, stored["heads"].keys() - new
+    if wanted != there:
+        raise HeadsetError(
+            f"The checkpoint has the heads {', '.join(sorted(there))}; the settings have {', '.join(sorted(wanted))}. "
+            "A head that starts anew is named so: --model.new_heads '[NAME]'"
+        )
+    for name in sorted(wanted):
+        for what in ("heads", "labels"):
+            asked, fixed = settings[what].get(name), stored[what].get(name)
+            if asked is not None and json.dumps(asked) != json.dumps(fixed):
+                raise HeadsetError(
+                    f"The checkpoint fixes the {what} setting of '{name}': {fixed}, and cannot go on with {asked}. To "
+                    f"start this head anew: --model.new_heads '[{name}]'"
+                )
+
+
 def load_checkpoint(path: str, trust_heads: bool = False) -> Headset:
     """The headset in a checkpoint, in eval mode.
 
@@ -124,5 +160,23 @@ def load_checkpoint(path: str, trust_heads: bool = False) -> Headset:
     files = hparams.get("tokenizer")
     headset = build_headset(hparams, tokenizer_from_files(files) if files else None, trust_heads)
     weights = content["state_dict"]
-    headset.load_state_dict({key.removeprefix(PREFIX): weights[key] for key in weights if key.startswith(PREFIX)})
+    with fitting_weights():
+        headset.load_state_dict({key.removeprefix(PREFIX): weights[key] for key in weights if key.startswith(PREFIX)})
     return headset.eval()
+
+
+@contextlib.contextmanager
+def fitting_weights() -> Iterator[None]:
+    """Say of weights that do not fit that they do not.
+
+    Raises:
+        HeadsetError: Weights are missing, too many, or of other shapes.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reasons = " ".join(str(error).split())
+        raise HeadsetError(
+            "The weights in the checkpoint do not fit the headset that it describes. Was the code of a head changed "
+            f"since? {reasons[:500]}"
+        ) from error

@@ -1,15 +1,30 @@
 """Checks of tables and their rows before anything is trained."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 
 from backbones.errors import HeadsetError, did_you_mean
 from heads.base import Head
 from heads.targets import PairTarget
 
-__all__ = ["RowError", "check_columns", "check_lengths", "check_pairs", "check_text", "reads_separately"]
+__all__ = [
+    "RowError",
+    "check_columns",
+    "check_lengths",
+    "check_pairs",
+    "check_settings",
+    "check_text",
+    "check_words",
+    "is_text",
+    "needs_words",
+    "reads_separately",
+]
+
+LEAST = {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "num_proc": 1, "seed": 0}
+MOST = {"seed": 2**32 - 1}  # what numpy and Lightning take
 
 
 class RowError(HeadsetError):
@@ -19,6 +34,38 @@ class RowError(HeadsetError):
         super().__init__(row, message)
         self.row = row
         self.message = message
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check what can be checked of the arguments of ``TextData`` without data.
+
+    Raises:
+        HeadsetError: A number is out of range, or a list of columns is empty or has a name twice.
+    """
+    share = settings["validation"]
+    if isinstance(share, int | float) and not 0 < share < 1:
+        raise HeadsetError(f"Invalid validation: {share!r}. Give a share between 0 and 1, or where the rows are.")
+    for name, least in LEAST.items():
+        value, most = settings[name], MOST.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, Integral) or int(value) < least or (most is not None and int(value) > most):
+            limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise HeadsetError(f"Invalid data.{name}: {value!r}. Give a whole number {limits}.")
+    labels = settings["labels"]
+    for columns in labels.values() if isinstance(labels, dict) else (labels,):
+        _check_names("data.labels", columns)
+    _check_names("data.conll_columns", settings["conll_columns"])
+
+
+def _check_names(setting: str, names: Any) -> None:
+    if not isinstance(names, list | tuple):
+        return
+    if not names:
+        raise HeadsetError(f"{setting} is an empty list. Name at least one column.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise HeadsetError(f"{setting} names {', '.join(map(repr, twice))} more than once: {list(names)}.")
 
 
 def check_text(row: int, column: str, text: Any) -> None:
@@ -85,14 +132,52 @@ def reads_separately(heads: Mapping[str, Head], text: Sequence[str]) -> bool:
     return bool(separate) and len(text) == 2
 
 
-def check_pairs(heads: Mapping[str, Head], text: Sequence[str]) -> None:
-    """Check that heads that learn from pairs get two texts.
+def is_text(feature: Any) -> bool:
+    """Whether a column holds plain strings, and not lists of words."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def needs_words(head: Head) -> bool:
+    """Whether a head has a label for each word."""
+    target = head.target()
+    return target is not None and target.per_word
+
+
+def check_words(heads: Mapping[str, Head], text: Sequence[str], features: Features, place: str) -> None:
+    """Check that heads with a label for each word get words.
 
     Raises:
-        HeadsetError: They get one.
+        HeadsetError: They get plain strings.
+    """
+    for head in heads.values():
+        if needs_words(head) and is_text(features[text[0]]):
+            raise HeadsetError(
+                f"{place}: column {text[0]!r} holds plain strings; {type(head).__name__} needs words: lists of strings."
+            )
+
+
+def check_pairs(heads: Mapping[str, Head], text: Sequence[str], batch_sizes: Mapping[str, int]) -> None:
+    """Check that heads that learn from pairs get two texts, and those that have no scores several rows at a time.
+
+    Args:
+        heads: The heads by name.
+        text: The columns with texts.
+        batch_sizes: The rows of a batch, by the name of the setting.
+
+    Raises:
+        HeadsetError: They do not.
     """
     for name, head in heads.items():
-        if isinstance(head.target(), PairTarget) and len(text) == 1:
+        target = head.target()
+        if not isinstance(target, PairTarget):
+            continue
+        for setting, size in batch_sizes.items():
+            if not target.scored and size < 2:
+                raise HeadsetError(
+                    f"The head {name!r} learns from in-batch negatives, which need a {setting} of at least 2; "
+                    f"data.{setting} is {size}."
+                )
+        if len(text) == 1:
             raise HeadsetError(
                 f"The head {name!r} learns from pairs of texts, and data.text names one column. Name two: "
                 f"[{text[0]}, OTHER]."

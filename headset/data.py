@@ -16,9 +16,17 @@ from backbones.errors import HeadsetError
 from heads.base import Head
 from heads.targets import ClassTarget
 from headset.batches import Collator, TextEncoder
-from headset.checks import RowError, check_columns, check_pairs, reads_separately
+from headset.checks import (
+    RowError,
+    check_columns,
+    check_pairs,
+    check_settings,
+    check_words,
+    needs_words,
+    reads_separately,
+)
 from headset.examples import ExampleMaker, make_examples
-from headset.labels import LabelColumn, Labels, label_columns, other_labels
+from headset.labels import LabelColumn, Labels, check_label_set, label_columns, other_labels
 from headset.readers import Source, place, read
 from headset.sampler import RowBatches, stratified_cut
 
@@ -52,7 +60,7 @@ class TextData(LightningDataModule):
         conll_columns: The names of the columns of CoNLL files.
 
     Raises:
-        HeadsetError: The share for validation is not between 0 and 1.
+        HeadsetError: A number is out of range, or a list of columns is empty or has a name twice.
 
     Example:
         >>> data = TextData(train="train.csv", validation=0.1)
@@ -78,22 +86,20 @@ class TextData(LightningDataModule):
         super().__init__()
         train, validation, test, predict = map(_plain, (train, validation, test, predict))
         self.save_hyperparameters(logger=False)
+        check_settings(self.hparams)
         self.share = float(validation) if isinstance(validation, int | float) else None
-        if self.share is not None and not 0 < self.share < 1:
-            raise HeadsetError(
-                f"Invalid validation: {validation!r}. Give a share between 0 and 1, or where the rows are."
-            )
         cut_from = train if self.share is not None else validation
         self.sources: dict[str, Any] = {"train": train, "validation": cut_from, "test": test, "predict": predict}
         self.text = (text,) if isinstance(text, str) else tuple(text)
         self.labels = labels
         self.max_length = max_length
         self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers
         self.num_proc = num_proc
         self.seed = seed
         self.conll_columns = conll_columns
+        self.epoch = 0  # where training starts: worker processes fetch batches before Lightning tells samplers
         self.label_sets: LabelSets = {}
         self.datasets: dict[str, Dataset] = {}
         # Heads with weights, and so with labels, of the backbone's checkpoint, which the settings do not confirm.
@@ -152,14 +158,18 @@ class TextData(LightningDataModule):
         for split in splits:
             if split not in self.datasets:
                 self.datasets[split] = self._examples(split, columns, encoder)
+        # After the rows: where one of them is wrong, that says more than that the rest has one label.
+        for name, column in columns.items():
+            pinned = self._connection[2][name]
+            check_label_set(name, column, "" if pinned else place(self._source("train")))
 
     def raw(self, split: str) -> Dataset:
         """The table of a split as it was read; ``meta["rows"]`` of a batch are the row numbers in it.
 
         Where validation is a share of train, both are rows of the same table.
         """
+        name = self._table(split)
         source = self._source(split)
-        name = "train" if source == self.sources["train"] and self.share is not None else split
         if name not in self._tables:
             self._tables[name] = read(source, name, self.conll_columns)
         return self._tables[name]
@@ -184,6 +194,7 @@ class TextData(LightningDataModule):
     def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
         rows: Any = self.datasets[split]
         batches: Any = RowBatches(rows, batch_size, shuffle, self.seed)
+        batches.set_epoch(self.epoch)
         targets = {name: target for name, head in self.heads.items() if (target := head.target()) is not None}
         collate: Any = Collator(self._encoder(), targets)
         workers = self.num_workers
@@ -199,11 +210,16 @@ class TextData(LightningDataModule):
     def _encoder(self) -> TextEncoder:
         return TextEncoder(self.tokenizer, self.max_length, reads_separately(self.heads, self.text))
 
+    def _table(self, split: str) -> str:
+        """The split whose table holds the rows: ``train`` also for a share of it."""
+        return "train" if split == "validation" and self.share is not None else split
+
     def _source(self, split: str) -> Source:
         source: Source | None = self.sources[split]
         if source is None:
+            name = self._table(split)
             raise HeadsetError(
-                f"There are no rows for {split}: data.{split} is not set. Give a file, a folder or a hub id."
+                f"There are no rows for {split}: data.{name} is not set. Give a file, a folder or a hub id."
             )
         return source
 
@@ -211,22 +227,25 @@ class TextData(LightningDataModule):
         """Where the labels of each head are, and its label set; nothing for prediction."""
         if stage == "predict":
             return {}
-        check_pairs(self.heads, self.text)
+        sizes = {"batch_size": self.batch_size} if stage == "fit" else {}
+        if stage != "fit" or self.sources["validation"]:
+            sizes["eval_batch_size"] = self.eval_batch_size
+        check_pairs(self.heads, self.text, sizes)
         columns = label_columns(self.labels, self.heads)
         for name, column in columns.items():
             # A target that has no label set says so of no values as well.
             if name not in self._origins and column.target.find_labels([]) is not None:
-                self._set_labels(name, column, columns, stage)
+                self._set_labels(name, column, stage)
             columns[name] = replace(column, labels=self.label_sets[name], origin=self._origins.get(name, ""))
         return columns
 
-    def _set_labels(self, name: str, column: LabelColumn, columns: Mapping[str, LabelColumn], stage: str) -> None:
+    def _set_labels(self, name: str, column: LabelColumn, stage: str) -> None:
         """Find the label set of a head, or note where it came from, for errors about other labels."""
         known = self.label_sets[name]
         self._origins[name] = "the run." if known else f"{place(self._source('train'))}."
         if known and stage != "fit":
             return
-        found = self._find_labels(column, columns)
+        found = self._find_labels(column)
         if not known:
             self.label_sets[name] = found
         elif found and name in self.loaded and set(found) != set(known):
@@ -237,10 +256,14 @@ class TextData(LightningDataModule):
                 f"if the head is a trained one, start it anew: --model.new_heads '[{name}]'"
             )
 
-    def _find_labels(self, column: LabelColumn, columns: Mapping[str, LabelColumn]) -> tuple[str, ...] | None:
-        rows = self.raw("train")
-        check_columns(rows, column.names, place(self._source("train")))
-        return column.find_labels(self._part(rows, "train", columns))
+    def _find_labels(self, column: LabelColumn) -> tuple[str, ...] | None:
+        """The labels in the whole table of train, also where validation is a share of it."""
+        rows, where = self.raw("train"), place(self._source("train"))
+        check_columns(rows, column.names, where)
+        try:
+            return column.find_labels(rows)
+        except HeadsetError as error:
+            raise HeadsetError(f"{where}: {column}: {error}") from error
 
     def _part(self, table: Dataset, split: str, columns: Mapping[str, LabelColumn]) -> Dataset:
         """The rows of a table that belong to a split; all of them, unless validation is cut from train."""
@@ -257,13 +280,16 @@ class TextData(LightningDataModule):
 
     def _examples(self, split: str, columns: Mapping[str, LabelColumn], encoder: TextEncoder) -> Dataset:
         source, table = self._source(split), self.raw(split)
-        maker = ExampleMaker(encoder, self.text, columns, table.features)
+        split_words = split == "predict" and any(map(needs_words, self.heads.values()))
+        maker = ExampleMaker(encoder, self.text, columns, table.features, split_words)
         check_columns(table, maker.columns, place(source))
+        if not split_words:
+            check_words(self.heads, self.text, table.features, place(source))
         try:
             examples = make_examples(table, maker, self.num_proc)
         except RowError as error:
             where = place(source, error.row, self.conll_columns)
-            raise HeadsetError(f"{split}: {where}: {error.message}") from error
+            raise HeadsetError(f"{self._table(split)}: {where}: {error.message}") from error
         examples = self._part(examples, split, columns)
         cut = sum(examples["truncated"][:])
         rank_zero_info(

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from backbones.errors import HeadsetError
 from headset.batches import LABEL, TextEncoder
-from headset.checks import RowError, check_lengths, check_text
+from headset.checks import RowError, check_lengths, check_text, is_text
 from headset.labels import LabelColumn
-from headset.readers import cache_file
+from headset.readers import cache_file, cached
 
 __all__ = ["ExampleMaker", "make_examples"]
 
@@ -34,12 +34,14 @@ class ExampleMaker:
         text: The column with the texts, or the two columns.
         labels: For each head that needs labels, where they are; empty for prediction.
         features: The columns of the table.
+        split_words: Whether plain strings are split into words, where there is white space.
     """
 
     encoder: TextEncoder
     text: tuple[str, ...]
     labels: Mapping[str, LabelColumn]
     features: Features
+    split_words: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -55,12 +57,15 @@ class ExampleMaker:
         for column in self.text:
             for row, text in zip(indices, rows[column], strict=True):
                 check_text(row, column, text)
-        examples = self.encoder.encode([rows[column] for column in self.text])
+        examples = self.encoder.encode([self._words(column, rows[column]) for column in self.text])
         examples["row"] = indices
         for head, label in self.labels.items():
             words = rows[self.text[0]] if label.target.per_word else None
             examples[LABEL + head] = list(self._encoded(label, rows, indices, words, examples.get("word_ids")))
         return examples
+
+    def _words(self, column: str, texts: list[Any]) -> list[Any]:
+        return [text.split() for text in texts] if self.split_words and is_text(self.features[column]) else texts
 
     def _encoded(
         self,
@@ -79,7 +84,7 @@ class ExampleMaker:
                 yield label.target.encode(value, label.labels, word_ids[position] if word_ids else None)
             except HeadsetError as error:
                 origin = "" if label.labels is None else f" The label set comes from {label.origin}"
-                raise RowError(row, f"column {', '.join(map(repr, label.names))}: {error}{origin}") from error
+                raise RowError(row, f"{label}: {error}{origin}") from error
 
 
 def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> Dataset:
@@ -94,7 +99,9 @@ def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> D
         RowError: A row is at fault.
     """
     target = cache_file([rows._fingerprint, *_identity(maker)])
-    target.parent.mkdir(parents=True, exist_ok=True)
+    for part in target.parent.glob(f"{target.stem}*.arrow"):
+        if cached(part) is None:
+            part.unlink()
     with _quiet(len(rows) < QUIET_ROWS):
         return rows.select_columns(maker.columns).map(
             maker,
@@ -115,7 +122,8 @@ def _identity(maker: ExampleMaker) -> list[str]:
         type(thing).__module__ for thing in (maker, maker.encoder, *(label.target for label in maker.labels.values()))
     }
     return [
-        repr((maker.encoder.length, maker.encoder.separate, maker.text, sorted(maker.labels.items()), maker.features)),
+        repr((maker.encoder.length, maker.encoder.separate, maker.text, sorted(maker.labels.items()))),
+        repr((maker.features, maker.split_words)),
         *_tokenizer_identity(maker.encoder.tokenizer),
         *map(_code, sorted(modules)),
     ]

@@ -18,6 +18,18 @@ from backbones.errors import HeadsetError
 __all__ = ["SUFFIXES", "line_of", "tables"]
 
 CHUNK = 10_000
+SEPARATORS = {"\t": "a tab", ";": "';'", "|": "'|'", ",": "a comma"}
+UTF_16 = "UTF-16 text. Convert it: iconv -f UTF-16 -t UTF-8"
+SIGNATURES = {
+    b"PAR1": "Parquet. Name it .parquet",
+    b"\x1f\x8b": "compressed with gzip. Unpack it first",
+    b"BZh": "compressed with bzip2. Unpack it first",
+    b"\xfd7zXZ": "compressed with xz. Unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd. Unpack it first",
+    b"PK\x03\x04": "a zip archive or an Excel sheet. Unpack it, or save the sheet as CSV",
+    b"\xff\xfe": UTF_16,
+    b"\xfe\xff": UTF_16,
+}
 CONLLU_COLUMNS = ["id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
 
 
@@ -46,6 +58,9 @@ def tables(path: Path, conll_columns: list[str] | None = None) -> Iterator[pa.Ta
     start = 0
     while part := list(islice(records, CHUNK)):
         names = list(dict.fromkeys(name for record in part for name in record.values))
+        for name in names:
+            if "\0" in name:
+                raise HeadsetError(f"{path}: the name of a column has a NUL character in it: {name!r}.")
         yield pa.table({name: _column(path, start, part, name) for name in names})
         start += len(part)
 
@@ -62,15 +77,28 @@ def _column(path: Path, start: int, records: list[Record], name: str) -> pa.Arra
     values = [record.values.get(name) for record in records]
     try:
         return pa.array(values)
-    except (pa.ArrowException, ValueError) as error:
-        kinds = [float if type(value) is int else type(value) for value in values]
-        first = next(kind for kind in kinds if kind is not type(None))
-        odd = next((i for i, kind in enumerate(kinds) if kind not in (first, type(None))), 0)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        odd = next((i for i, value in enumerate(values) if not _storable(value)), None)
+        wrong = "cannot be stored"
+        advice = "Whole numbers have at most 64 bits, and texts are valid Unicode."
+        if odd is None:
+            kinds = [float if type(value) is int else type(value) for value in values]
+            first = next(kind for kind in kinds if kind is not type(None))
+            odd = next((i for i, kind in enumerate(kinds) if kind not in (first, type(None))), 0)
+            wrong, advice = "does not fit the values before it", "A column holds values of one kind."
         where = f"line {records[odd].line}" if records[odd].line else f"row {start + odd + 1}"
         raise HeadsetError(
-            f"{path}, {where}: column {name!r} holds {values[odd]!r}, which does not fit the values before it "
-            f"({error}). A column holds values of one kind."
+            f"{path}, {where}: column {name!r} holds {repr(values[odd])[:100]}, which {wrong} ({error}). {advice}"
         ) from error
+
+
+def _storable(value: Any) -> bool:
+    """Whether a value can be stored at all, whatever comes before it."""
+    try:
+        pa.array([value])
+    except (pa.ArrowException, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _parquet(path: Path) -> Iterator[pa.Table]:
@@ -78,21 +106,29 @@ def _parquet(path: Path) -> Iterator[pa.Table]:
         file = pq.ParquetFile(path)
         for batch in file.iter_batches(CHUNK):
             table = pa.Table.from_batches([batch], file.schema_arrow)
+            table.validate(full=True)
             for index, field in enumerate(table.schema):
                 if pa.types.is_dictionary(field.type):
                     table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
             yield table
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise HeadsetError(f"{path}: not a Parquet file that can be read: {error}") from error
 
 
 def _open(path: Path) -> TextIO:
     """The file opened as UTF-8, once it is known to be that; a byte order mark is left out."""
     with path.open("rb") as file:
+        start = file.read(6)
+        if b"\0" in start[:2]:
+            raise HeadsetError(f"{path}: not UTF-8; it seems to be {UTF_16}.")
+        file.seek(0)
         for number, line in enumerate(file, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
+                for signature, kind in SIGNATURES.items():
+                    if start.startswith(signature):
+                        raise HeadsetError(f"{path}: not UTF-8 text; it seems to be {kind}.") from error
                 raise HeadsetError(
                     f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1} "
                     f"of the line). Convert the file, for example: iconv -f WINDOWS-1252 -t UTF-8 '{path}'"
@@ -108,6 +144,7 @@ def _csv(path: Path, _: list[str] | None) -> Iterator[Record]:
         lines = (cells for cells in csv.reader(file, _separator(path), strict=True) if cells)
         try:
             header = next(lines, [])
+            _check_separator(path, header)
             twice = sorted({name for name in header if header.count(name) > 1})
             if twice:
                 raise HeadsetError(
@@ -128,6 +165,16 @@ def _csv(path: Path, _: list[str] | None) -> Iterator[Record]:
             ) from error
 
 
+def _check_separator(path: Path, header: list[str]) -> None:
+    """A header of one column with another separator in it is no header of one column."""
+    other = next((mark for mark in SEPARATORS if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        raise HeadsetError(
+            f"{path}: the file seems to be separated by {SEPARATORS[other]}: its header is one column, {header[0]!r}. "
+            "A .csv file is read with commas, a .tsv file with tabs."
+        )
+
+
 def _separator(path: Path) -> type[csv.Dialect]:
     return csv.excel_tab if path.suffix.lower() == ".tsv" else csv.excel
 
@@ -137,7 +184,7 @@ def _jsonl(path: Path, _: list[str] | None) -> Iterator[Record]:
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield Record(_object(path, line, number), number)
+                yield Record(_checked_object(f"{path}, line {number}", _parsed(path, line, number)), number)
 
 
 def _json(path: Path, _: list[str] | None) -> Iterator[Record]:
@@ -147,19 +194,21 @@ def _json(path: Path, _: list[str] | None) -> Iterator[Record]:
     if not text.lstrip().startswith("["):
         yield from _jsonl(path, None)
         return
-    try:
-        items = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise HeadsetError(f"{path}, line {error.lineno}: not JSON: {error.msg} (column {error.colno}).") from error
+    items = _parsed(path, text)
     for row, item in enumerate(items, 1):
         yield Record(_checked_object(f"{path}, row {row}", item))
 
 
-def _object(path: Path, text: str, line: int) -> dict[str, Any]:
+def _parsed(path: Path, text: str, line: int | None = None) -> Any:
+    """What a JSON text holds; ``line`` is where it stands, if it is one line of a file."""
     try:
-        return _checked_object(f"{path}, line {line}", json.loads(text))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise HeadsetError(f"{path}, line {line}: not JSON: {error.msg} (column {error.colno}).") from error
+        where = f"{path}, line {line or error.lineno}"
+        raise HeadsetError(f"{where}: not JSON: {error.msg} (column {error.colno}).") from error
+    except (ValueError, RecursionError) as error:
+        where = f"{path}, line {line}" if line else str(path)
+        raise HeadsetError(f"{where}: JSON that cannot be read: {error}.") from error
 
 
 def _checked_object(where: str, item: Any) -> dict[str, Any]:

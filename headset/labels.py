@@ -8,9 +8,9 @@ from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from backbones.errors import HeadsetError, invalid_choice
 from heads.base import Head
-from heads.targets import MultiLabelTarget, NumberTarget, Target
+from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, TagTarget, Target
 
-__all__ = ["LabelColumn", "Labels", "label_columns", "other_labels"]
+__all__ = ["LabelColumn", "Labels", "check_label_set", "label_columns", "other_labels"]
 
 Labels = dict[str, str | list[str]] | list[str] | str
 
@@ -37,6 +37,10 @@ class LabelColumn:
     def names(self) -> tuple[str, ...]:
         """The columns as a tuple."""
         return (self.columns,) if isinstance(self.columns, str) else self.columns
+
+    def __str__(self) -> str:
+        """The columns, for a message."""
+        return f"column {', '.join(map(repr, self.names))}"
 
     def values(self, rows: Mapping[str, Any], features: Features) -> Iterator[Any]:
         """Row by row the value that ``target.encode`` takes.
@@ -85,6 +89,25 @@ def label_columns(labels: Labels, heads: Mapping[str, Head]) -> dict[str, LabelC
     return {name: LabelColumn(target, _columns(name, labels[name], target)) for name, target in needed.items()}
 
 
+def check_label_set(head: str, column: LabelColumn, place: str) -> None:
+    """Check that there is something to tell apart.
+
+    Args:
+        head: The name of the head.
+        column: Where its labels are, and its label set.
+        place: The file in which the label set was found; empty where the run gave it.
+
+    Raises:
+        HeadsetError: There are fewer than two labels, and the head learns to tell labels apart.
+    """
+    labels = column.labels or ()
+    if not isinstance(column.target, ClassTarget | MultiLabelTarget | TagTarget) or len(labels) > 1:
+        return
+    has = f"has one label, {labels[0]!r}" if labels else "has no labels"
+    where = f"{column} of {place}" if place else f"the run's label set for the head {head!r}"
+    raise HeadsetError(f"{where} {has}; at least two are needed.")
+
+
 def _columns(head: str, setting: str | list[str], target: Target) -> str | tuple[str, ...]:
     if isinstance(setting, str):
         return setting
@@ -127,6 +150,6 @@ def _named(value: Any, names: tuple[str, ...]) -> Any:
 def other_labels(name: str, loaded: Sequence[str], wanted: Sequence[str]) -> HeadsetError:
     """The error for a head that was loaded with other labels than the settings or the data have."""
     return HeadsetError(
-        f"The head '{name}' in the backbone's checkpoint has {len(loaded)} labels: {', '.join(loaded)}. The settings "
+        f"The head '{name}' in the checkpoint has {len(loaded)} labels: {', '.join(loaded)}. The settings "
         f"or the data have {len(wanted)}: {', '.join(wanted)}. To start this head anew: --model.new_heads '[{name}]'"
     )

@@ -1,6 +1,7 @@
 """A headset: heads on one backbone, as a plain module that needs no Trainer."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,9 +15,10 @@ from backbones.calls import merge_calls
 from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import limit_length
 from heads.base import Head, HeadContext, HeadOutput
+from heads.targets import TagTarget
 from headset.batches import TextEncoder
 
-__all__ = ["Headset", "Text", "evaluating", "make_batch"]
+__all__ = ["Headset", "Text", "check_name", "evaluating", "make_batch"]
 
 Labels = Mapping[str, Sequence[str] | None]
 # What a row of `predict` may be: a text, a pair of texts, or a text split into words.
@@ -66,8 +68,7 @@ class Headset(nn.Module):
             limit_length(tokenizer, backbone.config)
             _agree_on_padding(backbone.config.get_text_config(), tokenizer, heads)
         for name, head in heads.items():
-            if "." in name or hasattr(self.heads, name):
-                raise HeadsetError(f"A head cannot be named {name!r}: the name is taken or has a dot. Choose another.")
+            check_name(name)
             names = labels.get(name)
             head.attach(HeadContext(backbone, None if names is None else tuple(map(str, names))))
             self.heads[name] = head
@@ -159,23 +160,29 @@ class Headset(nn.Module):
         if self.tokenizer is None:
             raise HeadsetError("predict needs a tokenizer: Headset(..., tokenizer=AutoTokenizer.from_pretrained(...)).")
         names = list(self.heads if heads is None else heads)
+        _check_texts(texts)
         if not allow_untrained:
             self.check_trained(names)
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         device = next(self.parameters()).device
         with evaluating(self), torch.inference_mode():
             for group in self._alike(names):
-                encoder = TextEncoder(self.tokenizer, max_length, separate=self.head(group[0]).texts == "separate")
+                first = self.head(group[0])
+                encoder = TextEncoder(self.tokenizer, max_length, separate=first.texts == "separate")
+                rows = [_words(text) for text in texts] if _by_word(first) else texts
                 for start in range(0, len(texts), batch_size):
-                    batch = make_batch(encoder, texts[start : start + batch_size], device)
+                    batch = make_batch(encoder, rows[start : start + batch_size], device)
                     for name, output in self(batch, group).items():
                         answers[name] += self.head(name).predict(output)
         return answers
 
     def _alike(self, names: Sequence[str]) -> list[list[str]]:
-        """The heads in groups that read pairs of texts in the same way."""
-        kinds = sorted({self.head(name).texts for name in names})
-        return [[name for name in names if self.head(name).texts == kind] for kind in kinds]
+        """The heads in groups that read texts in the same way: in pairs or each for itself, and by words or not."""
+        groups: dict[tuple[str, bool], list[str]] = {}
+        for name in names:
+            head = self.head(name)
+            groups.setdefault((head.texts, _by_word(head)), []).append(name)
+        return list(groups.values())
 
     def save_pretrained(self, folder: str) -> None:
         """Write the whole headset: backbone, heads, labels and tokenizer, as safetensors and JSON."""
@@ -233,13 +240,31 @@ class Headset(nn.Module):
         return export_headset(self, folder, **kwargs)
 
 
+def check_name(name: str) -> None:
+    """Check the name of a head, which becomes the name of a module, of a metric and of a folder.
+
+    Raises:
+        HeadsetError: It has other characters than letters, digits, _ and -, or a module has an attribute of that name.
+    """
+    if not re.fullmatch(r"[\w-]+", name) or hasattr(nn.ModuleDict(), name):
+        raise HeadsetError(
+            f"A head cannot be named {name!r}: a name has letters, digits, _ and -, and is none that torch uses."
+        )
+
+
 def make_batch(encoder: TextEncoder, texts: Sequence[Text], device: torch.device | str = "cpu") -> dict[str, Any]:
     """A batch of texts, pairs of texts (tuples), or texts split into words (lists)."""
     columns = list(zip(*texts, strict=True)) if isinstance(texts[0], tuple) else [texts]
     encoded = encoder.encode(columns)
     rows = [dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True)]
     batch = encoder.collate(rows)
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return {key: _moved(value, device) for key, value in batch.items()}
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 @contextlib.contextmanager
@@ -252,6 +277,28 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def _check_texts(texts: Sequence[Text]) -> None:
+    if isinstance(texts, str):
+        raise HeadsetError(
+            f"predict takes a list of texts, got one text. Give it in a list: predict([{texts[:40]!r}])."
+        )
+    kinds = {type(text) for text in texts}
+    lengths = {len(text) for text in texts if isinstance(text, tuple)}
+    if len(kinds) > 1 or not kinds <= {str, tuple, list} or not lengths <= {2}:
+        raise HeadsetError(
+            "predict takes texts (strings), or pairs of texts (tuples of two), or texts split into words (lists), all "
+            f"of one kind; got {', '.join(sorted(kind.__name__ for kind in kinds))}."
+        )
+
+
+def _by_word(head: Head) -> bool:
+    return isinstance(head.target(), TagTarget)
+
+
+def _words(text: Text) -> Text:
+    return text.split() if isinstance(text, str) else text
 
 
 def _agree_on_padding(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, heads: Mapping[str, Head]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -19,8 +20,17 @@ from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import limit_length, load_config, load_tokenizer
 from heads.base import Head, HeadOutput
 from heads.registry import make_head
-from headset.checkpoint import describe, read_checkpoint, tokenizer_files, tokenizer_from_files
-from headset.model import Headset
+from headset.checkpoint import (
+    check_same,
+    describe,
+    fitting_weights,
+    read_checkpoint,
+    tokenizer_files,
+    tokenizer_from_files,
+)
+from headset.data import TextData
+from headset.labels import other_labels
+from headset.model import Headset, check_name
 from headset.optim import check_schedule, make_optimizer, make_scheduler, optimizer_spec
 from headset.stored import find_stored_heads, load_stored_head
 
@@ -74,6 +84,8 @@ class LitHeadset(LightningModule):
                 "learning_rate and weight_decay are those of the default optimizer. With model.optimizer, give them "
                 "there: model.optimizer.init_args.lr"
             )
+        for name in heads:
+            check_name(name)
         if not heads:
             raise HeadsetError("A headset needs at least one head: model.heads: {topic: SequenceClassification}.")
         for setting, names in {"labels": labels, "loss_weights": loss_weights, "new_heads": new_heads}.items():
@@ -133,13 +145,13 @@ class LitHeadset(LightningModule):
 
     def restore(self, hparams: Mapping[str, Any]) -> None:
         """Take from a checkpoint's settings what must not come from elsewhere: shapes, labels, tokenizer, states."""
+        check_same(self.hparams, hparams)
         self.backbone_options = dataclasses.replace(
             BackboneOptions(**hparams["backbone"]), freeze=self.backbone_options.freeze
         )
-        self._labels |= {
-            name: names and tuple(names) for name, names in hparams["labels"].items() if name in self.heads
-        }
-        self._states = {name: state for name, state in hparams["states"].items() if name in self.heads}
+        old = self.heads.keys() - set(self.hparams["new_heads"])
+        self._labels |= {name: names and tuple(names) for name, names in hparams["labels"].items() if name in old}
+        self._states = {name: state for name, state in hparams["states"].items() if name in old}
         self._seed = hparams["seed"]
         if hparams["tokenizer"]:
             self._tokenizer = tokenizer_from_files(hparams["tokenizer"])
@@ -185,7 +197,7 @@ class LitHeadset(LightningModule):
         backbone = Backbone.from_options(self.backbone_options)
         self.headset = Headset(backbone, self.heads, self.labels, self.tokenizer)
         for name in self.stored_heads:
-            load_stored_head(self.heads[name], self.backbone_options.path)
+            load_stored_head(name, self.heads[name], self.backbone_options.path)
             self.headset.states[name] = "loaded"
         self.headset.states |= self._states
         self.headset.freeze_unused()
@@ -222,8 +234,49 @@ class LitHeadset(LightningModule):
             raise HeadsetError("The headset is not made yet: Lightning does it in setup, configure_model() by hand.")
         return self.headset
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Start the ``new_heads`` anew, and with them the optimizer, whose state is of the old ones.
+
+        Raises:
+            HeadsetError: Another head has other labels here than in the checkpoint, or them in another order.
+        """
+        if "loops" in checkpoint and isinstance(self.trainer.datamodule, TextData):  # type: ignore[attr-defined]
+            self.trainer.datamodule.epoch = _next_epoch(checkpoint["loops"]["fit_loop"])  # type: ignore[attr-defined]
+        hparams = checkpoint["hyper_parameters"]
+        self._seed = hparams["seed"]
+        for name in self.heads.keys() - set(self.hparams["new_heads"]):
+            stored, here = hparams["labels"].get(name), self.labels[name]
+            if stored is not None and here is not None and tuple(stored) != here:
+                raise other_labels(name, stored, here)
+            self.built.states[name] = hparams["states"].get(name, "new")
+        new = tuple(f"headset.heads.{name}." for name in self.hparams["new_heads"])
+        if not new:
+            return
+        weights = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(new)}
+        fresh = {key: value for key, value in self.state_dict().items() if key.startswith(new)}
+        checkpoint |= {"state_dict": weights | fresh, "optimizer_states": [], "lr_schedulers": []}
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module; weights that do not fit are a `HeadsetError`."""
+        with fitting_weights():
+            return super().load_state_dict(*args, **kwargs)
+
     def on_fit_start(self) -> None:
-        """Say which heads are new and which are loaded, and fix the seed of the steps."""
+        """Say which heads are new, and fix the seed of the steps."""
+        self.report_states()
+        self._seed = self._seed or torch.initial_seed() % 2**31
+
+    def on_validation_start(self) -> None:
+        """Say which heads are new, unless training has said so."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self.report_states()
+
+    def on_test_start(self) -> None:
+        """Say which heads are new."""
+        self.report_states()
+
+    def report_states(self) -> None:
+        """Say of each head whether it is newly initialised, loaded or trained, and what its labels are."""
         for name, state in self.built.states.items():
             labels = self.labels[name]
             size = (
@@ -231,10 +284,10 @@ class LitHeadset(LightningModule):
             )
             words = {"new": "newly initialised", "loaded": "loaded from the backbone's checkpoint"}
             rank_zero_info(f"head {name}: {words.get(state, state)}{size}")
-        self._seed = self._seed or torch.initial_seed() % 2**31
 
     def on_predict_start(self) -> None:
-        """Refuse to predict with a head that was never trained, unless ``allow_untrained`` is set."""
+        """Say which heads are new, and refuse to predict with them, unless ``allow_untrained`` is set."""
+        self.report_states()
         if not self.allow_untrained:
             self.built.check_trained()
 
@@ -302,3 +355,10 @@ class LitHeadset(LightningModule):
         measure = self.measures[f"{stage}/{name}"]
         assert isinstance(measure, MetricCollection)
         return measure
+
+
+def _next_epoch(loop: Mapping[str, Any]) -> int:
+    """The epoch in which a resumed run goes on: a checkpoint after the last batch of one is of the next."""
+    epochs, last = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
+    finished: int = epochs["processed"]
+    return finished + 1 if last and finished < epochs["ready"] else finished

@@ -1,6 +1,7 @@
 """Reading data from wherever it is into a memory-mapped ``datasets.Dataset``."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from backbones.errors import HeadsetError, did_you_mean
 from headset import formats
 from headset.formats import SUFFIXES, line_of
 
-__all__ = ["Source", "cache_file", "place", "read"]
+__all__ = ["Source", "cache_file", "cached", "place", "read"]
 
 Source = str | dict[str, Any]
 
@@ -75,11 +76,33 @@ def place(source: Source, row: int | None = None, conll_columns: list[str] | Non
 
 
 def cache_file(key: Iterable[str | bytes]) -> Path:
-    """Where something made from ``key`` is kept, in the cache folder of ``datasets``."""
+    """Where something made from ``key`` is kept, in the cache folder of ``datasets``.
+
+    Raises:
+        HeadsetError: It is not there, and the folder cannot be written to.
+    """
     digest = hashlib.sha256()
     for part in key:
         digest.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
-    return Path(datasets.config.HF_DATASETS_CACHE, "headset", f"{digest.hexdigest()[:32]}.arrow")
+    target = Path(datasets.config.HF_DATASETS_CACHE, "headset", f"{digest.hexdigest()[:32]}.arrow")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(target.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable and not target.exists():
+        raise HeadsetError(
+            f"The cache folder {target.parent} cannot be written to. Set HF_DATASETS_CACHE to a folder that can."
+        )
+    return target
+
+
+def cached(target: Path) -> Dataset | None:
+    """What was kept in a file of the cache; None where there is none, or it is damaged."""
+    try:
+        return Dataset.from_file(str(target)) if target.exists() else None
+    except (pa.ArrowException, OSError):
+        return None
 
 
 def _file(path: Path, split: str, conll_columns: list[str] | None) -> Dataset:
@@ -93,11 +116,12 @@ def _file(path: Path, split: str, conll_columns: list[str] | None) -> Dataset:
         content = hashlib.file_digest(file, "sha256").digest()
     code = Path(formats.__file__).read_bytes()
     target = cache_file([code, content, path.suffix.lower(), repr(conll_columns)])
-    if not target.exists():
-        parts = list(formats.tables(path, conll_columns))
-        if not parts:
-            raise HeadsetError(f"{split}: {path} is empty, it has no rows.")
-        _write(path, target, parts)
+    if (found := cached(target)) is not None:
+        return found
+    parts = list(formats.tables(path, conll_columns))
+    if not parts:
+        raise HeadsetError(f"{split}: {path} is empty, it has no rows.")
+    _write(path, target, parts)
     return Dataset.from_file(str(target))
 
 
@@ -109,7 +133,6 @@ def _write(path: Path, target: Path, parts: list[pa.Table]) -> None:
     for index, field in enumerate(table.schema):
         if pa.types.is_null(field.type):
             table = table.set_column(index, field.name, table.column(index).cast(pa.string()))
-    target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(f".{os.getpid()}")
     with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table, formats.CHUNK)
@@ -120,11 +143,28 @@ def _load(arguments: dict[str, Any], split: str) -> Any:
     if "path" not in arguments:
         raise HeadsetError(f"{split}: {arguments!r} has no path. Give what datasets.load_dataset takes: {{path: ID}}.")
     folder = Path(arguments["path"])
+    many, one = folder / "dataset_dict.json", folder / "state.json"
+    if many.exists():
+        names = (arguments["split"],) if "split" in arguments else SPLIT_NAMES[split]
+        with _told(place(arguments), split):
+            splits = json.loads(many.read_text(encoding="utf-8"))["splits"]
+        return _saved(folder / _choose(names, splits, arguments, split), split)
+    if one.exists():
+        if "split" in arguments:
+            raise HeadsetError(f"{split}: {folder} has no splits, it is a single table. Give the path alone.")
+        return _saved(folder, split)
     with _told(place(arguments), split):
-        if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
-            saved = datasets.load_from_disk(str(folder))
-            return saved[arguments["split"]] if "split" in arguments else saved
         return datasets.load_dataset(**arguments)
+
+
+def _saved(folder: Path, split: str) -> Dataset:
+    """A table that ``datasets`` saved; it saves one without rows, but does not load it."""
+    with _told(str(folder), split):
+        empty = not json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]
+        found = None if empty else datasets.load_from_disk(str(folder))
+    if not isinstance(found, Dataset):
+        raise HeadsetError(f"{split}: {folder} is empty, it has no rows.")
+    return found
 
 
 @contextmanager
@@ -134,9 +174,11 @@ def _told(name: str, split: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        raise HeadsetError(
-            f"{split}: {name} is not a file here, and could not be loaded as a dataset: {reason}{_nearby(Path(name))}"
-        ) from error
+        folder = Path(name).parent
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        hint = "" if Path(name).exists() else did_you_mean(Path(name).name, names)
+        what = name if Path(name).exists() else f"{name} is not a file or folder here, and"
+        raise HeadsetError(f"{split}: {what} could not be loaded as a dataset: {reason}{hint}") from error
 
 
 def _part(found: Any, source: Source, split: str) -> Dataset:
@@ -144,13 +186,19 @@ def _part(found: Any, source: Source, split: str) -> Dataset:
         return found
     if not isinstance(found, DatasetDict):
         raise HeadsetError(f"{split}: {place(source)} gives a {type(found).__name__}; streaming is not supported.")
-    for name in SPLIT_NAMES[split]:
-        if name in found:
-            return found[name]
-    raise HeadsetError(
-        f"{split}: {place(source)} has no split {split!r}. It has: {', '.join(found)}. "
-        f"Name the one you mean: {{path: {place(source)}, split: {next(iter(found), 'train')}}}."
-    )
+    return found[_choose(SPLIT_NAMES[split], found, source, split)]
+
+
+def _choose(wanted: Iterable[str], available: Iterable[str], source: Source, split: str) -> str:
+    """The first of the wanted splits that is available."""
+    wanted, available = list(wanted), list(available)
+    found = next((name for name in wanted if name in available), None)
+    if found is None:
+        raise HeadsetError(
+            f"{split}: {place(source)} has no split {wanted[0]!r}. It has: {', '.join(available)}. "
+            f"Name the one you mean: {{path: {place(source)}, split: {next(iter(available), 'train')}}}."
+        )
+    return found
 
 
 def _nearby(path: Path) -> str:

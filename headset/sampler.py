@@ -99,7 +99,7 @@ def stratified_cut(groups: Sequence[Any], share: float, seed: int) -> tuple[list
     wanted = {group: share * len(rows) for group, rows in members.items()}
     count = {group: min(int(wanted[group]), len(rows) - 1) for group, rows in members.items()}
     # What rounding down left over goes to the groups that lost most by it.
-    open_groups = [group for group, rows in members.items() if count[group] < len(rows) - 1]
+    open_groups = [group for group, rows in members.items() if count[group] < min(wanted[group], len(rows) - 1)]
     left = max(1, round(share * len(groups))) - sum(count.values())
     for group in sorted(open_groups, key=lambda group: count[group] - wanted[group])[: max(left, 0)]:
         count[group] += 1

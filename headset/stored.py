@@ -12,7 +12,7 @@ from backbones.loading import base_of, load_config, load_task_model, load_tokeni
 from heads.base import Head
 from heads.native import NativeModel
 from heads.sequence_classification import SequenceClassification
-from heads.task_models import is_stored, label_settings, task_class
+from heads.task_models import is_stored, task_class
 from heads.token_classification import TokenClassification
 from headset.labels import other_labels
 from headset.model import Headset
@@ -48,10 +48,17 @@ def find_stored_heads(
             f"start anew: --model.new_heads '[{', '.join(names[1:])}]'"
         )
     stored = tuple(map(str, (config.id2label or {}).values()))
-    return {name: _agreed(name, stored, labels.get(name)) if _has_labels(heads[name]) else None for name in names}
+    found: dict[str, Labels] = {}
+    for name in names:
+        if _has_labels(heads[name]):
+            found[name] = _agreed(name, stored, labels.get(name))
+        else:
+            found[name] = None
+            _check_numbers(name, config)
+    return found
 
 
-def load_stored_head(head: Head, path: str) -> None:
+def load_stored_head(name: str, head: Head, path: str) -> None:
     """Load the weights of a native head from the backbone's checkpoint.
 
     Raises:
@@ -59,7 +66,10 @@ def load_stored_head(head: Head, path: str) -> None:
     """
     scorer = head.scorer
     assert isinstance(scorer, NativeModel)
-    scorer.take(load_task_model(path, type(scorer.task)))
+    try:
+        scorer.take(load_task_model(path, type(scorer.task)))
+    except HeadsetError as error:
+        raise HeadsetError(f"{error} To start the head '{name}' anew: --model.new_heads '[{name}]'") from error
 
 
 def import_task_model(
@@ -115,10 +125,16 @@ def _has_labels(head: Head) -> bool:
     return target is not None and target.find_labels([]) is not None
 
 
+def _check_numbers(name: str, config: PretrainedConfig) -> None:
+    """Check that a head without labels does not take the weights of one with labels."""
+    if config.problem_type != "regression" and config.num_labels != 1:
+        raise other_labels(name, list((config.id2label or {}).values()), ["no labels, but numbers"])
+
+
 def _agreed(name: str, stored: Sequence[str], wanted: Labels) -> tuple[str, ...]:
     """The labels of a stored head; the settings may give names to labels that were saved without."""
     if wanted is None or set(wanted) == set(stored):
         return tuple(stored)
-    if list(stored) != list(label_settings(None, len(wanted))["label2id"]):
+    if list(stored) != [f"LABEL_{index}" for index in range(len(wanted))]:
         raise other_labels(name, stored, wanted)
     return wanted

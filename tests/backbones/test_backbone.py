@@ -17,6 +17,8 @@ from transformers import (
     LlamaForQuestionAnswering,
     RobertaConfig,
     RobertaForMaskedLM,
+    RoFormerConfig,
+    RoFormerForSequenceClassification,
     T5Config,
     T5Model,
 )
@@ -32,6 +34,7 @@ SIZES = {
 }
 
 TASK_MODELS = {
+    "named like a task": lambda: RoFormerForSequenceClassification(RoFormerConfig(embedding_size=32, **SIZES)),
     "base inside a classifier": lambda: BertForSequenceClassification(BertConfig(**SIZES)),
     "base without pooler": lambda: BertForTokenClassification(BertConfig(**SIZES)),
     "AutoModel adds a random pooler": lambda: RobertaForMaskedLM(RobertaConfig(**SIZES)),

@@ -77,6 +77,19 @@ def test_words(tokenizer):
     assert batch["meta"]["rows"] == [0, 1, 2]
     expected = [[-1 if word is None else word for word in truth.word_ids(index)] for index in range(3)]
     assert batch["meta"]["word_ids"].tolist() == expected
+    assert batch["meta"]["words"] == [3, 1, 3]
+    short = TextEncoder(tokenizer, 4)
+    assert short.collate(rows(short.encode((WORDS,))))["meta"]["words"] == [3, 1, 3]
+
+
+@pytest.mark.parametrize("tokenizer", [minilm(), left()], ids=["minilm", "left"])
+def test_the_mask_of_models_that_take_none(tokenizer):
+    expected = tokenizer(TEXTS, padding=True, return_tensors="pt")["attention_mask"]
+    tokenizer.model_input_names = ["input_ids"]
+    encoder = TextEncoder(tokenizer)
+    batch = encoder.collate(rows(encoder.encode((TEXTS,))))
+    assert batch.keys() == {"input_ids", "meta"}
+    assert torch.equal(batch["meta"]["attention_mask"], expected)
 
 
 def test_words_in_pairs_number_the_first_text_alone():

@@ -1,7 +1,7 @@
 import pytest
 
 from backbones.errors import HeadsetError
-from heads.targets import ClassTarget, NumberTarget, TagTarget
+from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, PairTarget, TagTarget
 from headset.data import TextData
 
 WORDS = {"text": "tokens", "labels": "tags"}
@@ -60,7 +60,9 @@ def test_words_and_tags_of_different_lengths(make, fault):
 
 def test_tags_need_words(make, fault):
     message = fault(make({"ner": TagTarget()}, train=[{"tokens": "a b", "tags": ["O", "O"]}], **WORDS))
-    assert "line 1: column 'tags': tags belong to words" in message
+    assert "train.jsonl: column 'tokens' holds plain strings; TargetHead needs words: lists of strings" in message
+    data = make({"ner": TagTarget()}, {"ner": ["O", "B-X"]}, test="tokens,tags\na b,O\n", **WORDS)
+    assert "test.csv: column 'tokens' holds plain strings" in fault(data, "test")
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
@@ -87,3 +89,63 @@ def test_columns_that_do_not_suit_the_heads(make, heads, labels, message, fault)
 def test_shares_that_cannot_be(share):
     with pytest.raises(HeadsetError, match="Give a share between 0 and 1"):
         TextData(train="x.csv", validation=share)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("batch_size", 0, "Invalid data.batch_size: 0. Give a whole number of at least 1."),
+        ("eval_batch_size", 0, "Invalid data.eval_batch_size: 0. Give a whole number of at least 1."),
+        ("num_workers", -1, "Invalid data.num_workers: -1. Give a whole number of at least 0."),
+        ("num_proc", 0, "Invalid data.num_proc: 0. Give a whole number of at least 1."),
+        ("seed", -1, "Invalid data.seed: -1. Give a whole number from 0 to 4294967295."),
+        ("seed", 2**32, "Invalid data.seed: 4294967296."),
+        ("batch_size", 2.5, "Invalid data.batch_size: 2.5."),
+        ("labels", [], "data.labels is an empty list"),
+        ("labels", ["a", "b", "a"], "data.labels names 'a' more than once"),
+        ("labels", {"topic": ["a", "a"]}, "data.labels names 'a' more than once"),
+        ("conll_columns", ["a", "a"], "data.conll_columns names 'a' more than once"),
+    ],
+)
+def test_settings_that_cannot_be(setting, value, message):
+    with pytest.raises(HeadsetError) as caught:
+        TextData(train="x.csv", **{setting: value})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"eval_batch_size": 1}])
+def test_negatives_in_the_batch_need_a_batch(make, fault, sizes):
+    pairs = "a,b,score\nx,y,1\nz,w,0\n"
+    data = make({"v": PairTarget(scored=False)}, train=pairs, validation=pairs, text=["a", "b"], **sizes)
+    assert f"in-batch negatives, which need a {next(iter(sizes))} of at least 2" in fault(data)
+    scored = make({"v": PairTarget(scored=True)}, train=pairs, text=["a", "b"], labels="score", **sizes)
+    scored.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("target", "rows", "message"),
+    [
+        (ClassTarget(), ["x", "x"], "column 'label' of {file} has one label, 'x'; at least two are needed"),
+        (TagTarget(), [["O"], ["O"]], "column 'label' of {file} has one label, 'O'; at least two are needed"),
+        (MultiLabelTarget(), [[], []], "column 'label' of {file} has no labels; at least two are needed"),
+        (MultiLabelTarget(), [["x"], []], "column 'label' of {file} has one label, 'x'"),
+    ],
+)
+def test_one_label_is_too_few(make, fault, target, rows, message):
+    data = make({"topic": target}, train=[{"text": ["a"], "label": label} for label in rows])
+    assert message.format(file=data.sources["train"]) in fault(data)
+
+
+def test_one_label_of_the_run_is_too_few(make, fault):
+    data = make(known={"topic": ["a"]}, train="text,label\nx,a\n")
+    assert "the run's label set for the head 'topic' has one label, 'a'; at least two are needed" in fault(data)
+    assert "test.csv, row 1: column 'label': expected a label, got nothing" in fault(
+        make(train="text,label\nx,a\n", test="text,label\nx,\n"), "test"
+    )
+
+
+def test_zeros_and_ones_without_names(make, fault):
+    rows = [{"text": "x", "label": [1, 0]}, {"text": "y", "label": [0, 0]}]
+    message = fault(make({"topic": MultiLabelTarget()}, train=rows))
+    assert "train.jsonl: column 'label': each row is a list of 2 zeros and ones" in message
+    assert "Give lists of names" in message

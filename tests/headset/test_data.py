@@ -3,7 +3,7 @@ from itertools import chain
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from heads.targets import ClassTarget, NumberTarget, PairTarget
+from heads.targets import ClassTarget, NumberTarget, PairTarget, TagTarget
 from headset.data import TextData
 
 TRAIN = "text,label\nthe film was good,b\na bad book,a\nvery good,b\nthe book,c\nnot good,a\n"
@@ -33,6 +33,20 @@ def test_prediction_needs_no_labels(make):
     assert batch["labels"] == {}
     assert batch["meta"]["rows"] == [0, 1]
     assert data.raw("predict")[1] == {"text": "a book", "id": "2"}
+
+
+def test_prediction_of_tags_splits_strings_into_words(make):
+    heads, known = {"ner": TagTarget()}, {"ner": ["O", "B-X"]}
+    strings = make(heads, known, predict="text,id\n the film  was,1\nbook,2\n")
+    words = make(heads, known, predict=[{"text": ["the", "film", "was"]}, {"text": ["book"]}])
+    batches = []
+    for data in (strings, words):
+        data.setup("predict")
+        batches.append(next(iter(data.predict_dataloader())))
+    assert batches[0]["meta"]["words"] == batches[1]["meta"]["words"] == [3, 1]
+    for name in ("input_ids", "attention_mask"):
+        assert torch.equal(batches[0][name], batches[1][name])
+    assert torch.equal(batches[0]["meta"]["word_ids"], batches[1]["meta"]["word_ids"])
 
 
 def test_order_by_seed(make):

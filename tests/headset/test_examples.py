@@ -68,8 +68,22 @@ def test_several_processes_use_the_cache_too(make, cache):
     assert run() == run()
 
 
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_damaged_examples_are_made_anew(make, cache, num_proc):
+    def run():
+        data = make(train=TRAIN, num_proc=num_proc)
+        data.setup("fit")
+        return data.datasets["train"]["row"][:]
+
+    run()
+    for file in cache.rglob("*.arrow"):
+        file.unlink()  # the rows of the first run are still mapped
+        file.write_bytes(b"")
+    assert run() == [0, 1, 2, 3, 4]
+
+
 def test_saved_folders_are_not_written_to(make, tmp_path):
-    Dataset.from_dict({"text": ["x"], "label": ["a"]}).save_to_disk(tmp_path / "saved")
+    Dataset.from_dict({"text": ["x", "y"], "label": ["a", "b"]}).save_to_disk(tmp_path / "saved")
     before = sorted(Path(tmp_path / "saved").iterdir())
     make(train=str(tmp_path / "saved")).setup("fit")
     assert sorted(Path(tmp_path / "saved").iterdir()) == before

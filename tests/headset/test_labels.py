@@ -86,3 +86,22 @@ def test_a_run_with_other_labels_than_its_training_data(make, fault):
     assert "Known labels: good, bad. The label set comes from the run, and " in message
     assert "train.csv has: a, b, c. Give the run these labels, or" in message
     assert "--model.new_heads '[topic]'" in message
+
+
+def test_labels_that_only_the_share_for_validation_has(make, fault):
+    train = "the O\n\n" * 9 + "film B-X\n\n"
+    for seed in range(10):  # some of them set the one tag apart
+        data = make({"ner": TagTarget()}, train=train, validation=0.3, seed=seed, **WORDS)
+        data.setup("fit")
+        assert data.label_sets == {"ner": ("O", "B-X")}
+    several = "text,label\n" + "x,p\n" * 8 + "y,p|q\n"
+    for seed in range(10):
+        data = make({"tags": MultiLabelTarget()}, train=several, validation=0.3, seed=seed)
+        data.setup("validate")
+        assert data.label_sets == {"tags": ("p", "q")}
+
+
+def test_faults_of_the_share_name_the_setting_that_has_the_file(make, fault):
+    train = "text,label\nx,a\ny,b\nz,\n"
+    assert fault(make(train=train, validation=0.4), "validate").startswith("train: ")
+    assert "data.train is not set" in fault(make(validation=0.4), "validate")

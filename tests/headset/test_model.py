@@ -146,6 +146,17 @@ def test_a_tokenizer_without_a_limit_gets_the_models(tiny_bert):
     assert len(headset.predict(["film " * 200], allow_untrained=True)["topic"]) == 1
 
 
+@pytest.mark.parametrize("texts", ["a text", ["a", ("b", "c")], [("a", "b", "c")], [None]])
+def test_what_is_not_texts_is_refused(headset, texts):
+    with pytest.raises(HeadsetError, match="predict takes"):
+        headset.predict(texts, allow_untrained=True)
+
+
+def test_a_tagger_tags_words_also_of_plain_texts(headset):
+    [row] = headset.predict(["films was good"], heads=["tags"], allow_untrained=True)["tags"]
+    assert len(row["tags"]) == 3
+
+
 class Plain(Head):
     """A head without arguments."""
 

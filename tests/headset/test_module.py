@@ -1,6 +1,7 @@
 """LitHeadset: training, self-contained checkpoints, resuming, and heads whose weights lie beside the backbone."""
 
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -92,6 +94,25 @@ def test_resumed_after_an_epoch_it_equals_the_uninterrupted_run(tmp_path, tiny_b
         assert torch.equal(value, other), name
 
 
+@pytest.mark.parametrize("save_at", ["epoch", "validation"])
+def test_a_resumed_run_with_workers_goes_on_with_the_next_epochs_rows(tmp_path, tiny_bert, small_csv, save_at):
+    def run(name, ckpt_path=None, losses=None):
+        seed_everything(7)
+        module = LitHeadset(str(tiny_bert), {"mood": SequenceClassification()}, learning_rate=1e-3)
+        data = TextData(train=str(small_csv), validation=str(small_csv), batch_size=3, num_workers=2)
+        keep = ModelCheckpoint(
+            save_top_k=-1, filename="{epoch}", every_n_epochs=1, save_on_train_epoch_end=save_at == "epoch"
+        )
+        trainer(tmp_path / name, max_epochs=2, callbacks=[losses, keep]).fit(module, data, ckpt_path=ckpt_path)
+        return module
+
+    whole, rest = Losses(), Losses()
+    run("whole", losses=whole)
+    [first] = (tmp_path / "whole").rglob("epoch=0.ckpt")
+    run("rest", str(first), rest)
+    assert rest.seen == [step for step in whole.seen if step[0] == 1]
+
+
 def test_seeded_runs_repeat_exactly(tmp_path, tiny_bert, small_csv):
     runs = [Losses(), Losses()]
     for number, losses in enumerate(runs):
@@ -164,6 +185,136 @@ def test_labels_in_another_order_are_taken_by_name(tmp_path, tiny_bert, small_cs
     metrics = trainer(tmp_path).test(again, TextData(test=str(turned)), verbose=False)[0]
     assert metrics["test/mood/accuracy"] == 1.0
     assert again.labels == module.labels
+
+
+def test_it_says_of_heads_in_every_stage(tmp_path, tiny_bert, small_csv, caplog):
+    _, run = fit(tmp_path, tiny_bert, small_csv)
+    path = run.checkpoint_callback.best_model_path
+    new = LitHeadset(str(tiny_bert), {"mood": SequenceClassification()}, labels={"mood": CLASSES})
+    with caplog.at_level("INFO"):
+        trainer(tmp_path).test(new, TextData(test=str(small_csv)), verbose=False)
+        fit(tmp_path, tiny_bert, small_csv, path, max_epochs=2)
+    assert "head mood: newly initialised, 3 labels" in caplog.text
+    assert "head mood: trained, 3 labels" in caplog.text
+
+
+def test_a_head_of_a_checkpoint_can_start_anew_with_other_labels(tmp_path, tiny_bert, small_csv):
+    old, run = fit(tmp_path, tiny_bert, small_csv)
+    path = run.checkpoint_callback.best_model_path
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\na film,yes\na book,no\nbad,no\n")
+    hparams = torch.load(path, weights_only=True)["hyper_parameters"]
+
+    def resume(**settings):
+        module = LitHeadset(str(tiny_bert), {"mood": SequenceClassification()}, **settings)
+        module.restore(hparams)
+        run = trainer(tmp_path, max_epochs=2)
+        run.fit(module, TextData(train=str(other)), ckpt_path=path)
+        return module
+
+    with pytest.raises(HeadsetError, match=r"--model.new_heads '\[mood\]'"):
+        resume()
+    module = resume(new_heads=["mood"])
+    assert module.labels == {"mood": ("no", "yes")}
+    assert module.headset.head("mood").scorer.task.classifier.weight.shape == (2, 32)
+    before = old.headset.backbone.model.state_dict()["encoder.layer.0.output.dense.weight"]
+    after = module.headset.backbone.model.state_dict()["encoder.layer.0.output.dense.weight"]
+    assert torch.allclose(before, after, atol=0.02) and not torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backbone": "elsewhere"}, "holds its own backbone"),
+        ({"heads": {"mood": SequenceClassification(pooling="mean")}}, "fixes the heads setting of 'mood'"),
+        ({"heads": {"other": SequenceClassification()}}, "has the heads mood; the settings have other"),
+        ({"labels": {"mood": ["a", "b", "c"]}}, "fixes the labels setting of 'mood'"),
+    ],
+)
+def test_what_a_checkpoint_fixes_cannot_be_changed(tmp_path, tiny_bert, small_csv, settings, message):
+    _, run = fit(tmp_path, tiny_bert, small_csv)
+    hparams = torch.load(run.checkpoint_callback.best_model_path, weights_only=True)["hyper_parameters"]
+    arguments = {"backbone": str(tiny_bert), "heads": {"mood": SequenceClassification()}} | settings
+    with pytest.raises(HeadsetError, match=message):
+        LitHeadset(**arguments).restore(hparams)
+
+
+class Keeps(SequenceClassification):
+    """A head whose argument is what a test makes of it."""
+
+    def __init__(self, size: int = 3, keep=lambda size: size):
+        super().__init__()
+        self.size = keep(size)
+        self.keep = None
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (lambda size: torch.nn.Linear(size, size), "cannot hold"),
+        (lambda size: {1, size}, "cannot hold"),
+        (lambda size: torch.ones(size), "cannot hold"),
+        (lambda size: pathlib.Path("x"), "cannot hold"),
+    ],
+)
+def test_a_head_that_no_checkpoint_could_hold_is_refused_before_training(keep, message):
+    with pytest.raises(HeadsetError, match=message):
+        LitHeadset("nowhere", {"mood": Keeps(3, keep)})
+
+
+class Doubles(SequenceClassification):
+    """A head that changes its argument."""
+
+    def __init__(self, width: int = 3):
+        super().__init__()
+        self.width = width * 2
+
+
+def test_a_head_that_changes_an_argument_is_refused_before_training():
+    with pytest.raises(HeadsetError, match="changes its argument width: 6 becomes 12"):
+        LitHeadset("nowhere", {"mood": Doubles()})
+
+
+def test_a_head_made_in_a_function_is_refused_before_training():
+    class Inner(SequenceClassification):
+        pass
+
+    with pytest.raises(HeadsetError, match="made inside a function"):
+        LitHeadset("nowhere", {"mood": Inner()})
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "/tmp/x", "..", "a.b", "type", "keys"])
+def test_a_head_with_the_name_of_a_path_or_of_torch_is_refused(name):
+    with pytest.raises(HeadsetError, match="cannot be named"):
+        LitHeadset("nowhere", {name: SequenceClassification()})
+
+
+def test_weights_that_do_not_fit_are_a_clear_error(tmp_path, tiny_bert, small_csv):
+    _, run = fit(tmp_path, tiny_bert, small_csv)
+    content = torch.load(run.checkpoint_callback.best_model_path, weights_only=True)
+    del content["state_dict"]["headset.heads.mood.scorer.task.classifier.bias"]
+    torch.save(content, tmp_path / "less.ckpt")
+    for load in (LitHeadset.load_from_checkpoint, Headset.from_checkpoint):
+        with pytest.raises(HeadsetError, match=r"do not fit.*classifier\.bias"):
+            load(str(tmp_path / "less.ckpt"))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, tiny_bert, small_csv):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_bert / name, folder)
+    with pytest.raises(HeadsetError, match=r"no tokenizer.*--model\.tokenizer"):
+        fit(tmp_path, folder, small_csv)
+    fit(tmp_path, folder, small_csv, tokenizer=str(tiny_bert))
+
+
+def test_other_labels_than_the_checkpoints_are_refused_also_by_a_bare_trainer(tmp_path, tiny_bert, small_csv):
+    _, run = fit(tmp_path, tiny_bert, small_csv)
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\na film,a\na book,b\nbad,c\n")
+    with pytest.raises(HeadsetError, match=r"negative, neutral, positive.*a, b, c"):
+        fit(tmp_path, tiny_bert, other, run.checkpoint_callback.best_model_path, max_epochs=2)
 
 
 def test_predicting_with_an_untrained_head_is_refused(tmp_path, tiny_bert, small_csv):

@@ -1,4 +1,5 @@
 import csv
+import gzip
 import io
 import json
 from pathlib import Path
@@ -89,6 +90,20 @@ def test_a_long_cell(tmp_path):
         ("a.conll", "-DOCSTART- -X- O\n\n", "a.conll is empty"),
         ("a.conll", b"a B\n\xff C\n", "a.conll, line 2: not UTF-8"),
         ("a.txt", "hello", "A .txt file does not say what its lines are"),
+        (
+            "a.jsonl",
+            '{"a": 1}\n\n{"a": 18446744073709551616}\n',
+            "a.jsonl, line 3: column 'a' holds 18446744073709551616",
+        ),
+        ("a.jsonl", '{"a": "\\ud800"}\n', "a.jsonl, line 1: column 'a' holds '\\ud800', which cannot be stored"),
+        ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", "a.jsonl, line 1: JSON that cannot be read"),
+        ("a.csv", "text,la\0bel\na,b\n", "a.csv: the name of a column has a NUL character in it: 'la\\x00bel'"),
+        ("a.csv", "text;label\nwell, yes;b\n", "a.csv: the file seems to be separated by ';'"),
+        ("a.csv", "text\tlabel\na\tb\n", "a.csv: the file seems to be separated by a tab"),
+        ("a.tsv", "text,label\na,b\n", "a.tsv: the file seems to be separated by a comma"),
+        ("a.csv", "text,label\né,b\n".encode("utf-16"), "it seems to be UTF-16 text. Convert it: iconv -f UTF-16"),
+        ("a.csv", "text,label\né,b\n".encode("utf-16-le"), "it seems to be UTF-16 text. Convert it: iconv -f UTF-16"),
+        ("a.csv", gzip.compress(b"text,label\na,b\n"), "it seems to be compressed with gzip. Unpack it first"),
         ("a.xlsx", "hello", "none of the known suffixes: .csv, .tsv, .jsonl"),
     ],
 )
@@ -106,7 +121,17 @@ def test_missing_file(tmp_path):
 
 def test_unknown_hub_id():
     message = error("nobody/nothing")
-    assert "nobody/nothing is not a file here, and could not be loaded as a dataset" in message
+    assert "nobody/nothing is not a file or folder here, and could not be loaded as a dataset" in message
+    assert "no data files" not in message
+
+
+def test_unknown_hub_id_offers_close_names_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reviews").mkdir()
+    write(tmp_path, "other.csv", "a\n1\n")
+    message = error("revews")
+    assert message.endswith("Did you mean 'reviews'?")
+    assert "other.csv" not in message
 
 
 def test_jsonl_as_pandas_reads_it(tmp_path):
@@ -144,6 +169,14 @@ def test_parquet_keeps_class_names(tmp_path):
     table = Dataset.from_dict({"label": [1, 0]}).cast_column("label", ClassLabel(names=["z", "a"]))
     table.to_parquet(tmp_path / "a.parquet")
     assert read(str(tmp_path / "a.parquet"), "train").features["label"].names == ["z", "a"]
+
+
+def test_parquet_under_another_name_or_damaged(tmp_path):
+    pd.DataFrame({"text": [f"text {number} é" for number in range(5000)]}).to_parquet(tmp_path / "a.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    assert "it seems to be Parquet. Name it .parquet" in error(write(tmp_path, "a.csv", bytes(content)))
+    content[100:2000] = bytes(1900)
+    assert "b.parquet: not a Parquet file that can be read" in error(write(tmp_path, "b.parquet", bytes(content)))
 
 
 def test_conll(tmp_path):
@@ -196,6 +229,18 @@ def test_saved_folders(tmp_path):
     assert rows(str(tmp_path / "many"), "validation") == [{"text": "b"}]
     assert rows({"path": str(tmp_path / "many"), "split": "dev"}, "predict") == [{"text": "b"}]
     assert "has no split 'test'. It has: train, dev." in error(str(tmp_path / "many"), "test")
+    wrong = error({"path": str(tmp_path / "many"), "split": "fo"}, "test")
+    assert "has no split 'fo'. It has: train, dev." in wrong
+    assert "it is a single table" in error({"path": str(tmp_path / "one"), "split": "fo"}, "test")
+
+
+def test_saved_folders_without_rows(tmp_path):
+    table, empty = Dataset.from_dict({"text": ["a"]}), Dataset.from_dict({"text": []})
+    empty.save_to_disk(tmp_path / "one")
+    DatasetDict(train=table, test=empty).save_to_disk(tmp_path / "many")
+    assert f"test: {tmp_path / 'one'} is empty, it has no rows" in error(str(tmp_path / "one"), "test")
+    assert f"test: {tmp_path / 'many' / 'test'} is empty" in error(str(tmp_path / "many"), "test")
+    assert rows(str(tmp_path / "many"), "train") == [{"text": "a"}]
 
 
 def test_folder_as_on_the_hub(tmp_path):
@@ -218,3 +263,19 @@ def test_files_are_memory_mapped_and_read_once(tmp_path, cache, monkeypatch):
     write(tmp_path, "a.csv", "text\nb\n")  # as long, and perhaps within the same tick of the clock
     assert rows(path) == [{"text": "b"}]
     assert first.to_list() == [{"text": "a"}]
+
+
+@pytest.mark.parametrize("damage", [b"", b"ARROW1 no more"])
+def test_a_damaged_cache_is_made_anew(tmp_path, cache, damage):
+    path = write(tmp_path, "a.csv", "text\na\n")
+    read(path, "train")
+    for file in cache.rglob("*.arrow"):
+        file.unlink()  # the rows of the first are still mapped
+        file.write_bytes(damage)
+    assert rows(path) == [{"text": "a"}]
+
+
+def test_a_cache_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", write(tmp_path, "cache", "a file"))
+    message = error(write(tmp_path, "a.csv", "text\na\n"))
+    assert f"The cache folder {tmp_path / 'cache' / 'headset'} cannot be written to. Set HF_DATASETS_CACHE" in message
