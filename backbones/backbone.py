@@ -200,6 +200,8 @@ class Backbone(nn.Module):
         Raises:
             HeadsetError: Neither of these, or more layers than there are.
         """
+        if isinstance(what, str) and what.isdigit():  # a command line gives it so
+            what = int(what)
         freeze(self.model, what)
         self.frozen = what
         return self.train(self.training)

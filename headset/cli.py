@@ -47,13 +47,19 @@ def run(arguments: list[str]) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     for message in IRRELEVANT:
         warnings.filterwarnings("ignore", message=message, module="lightning")
-    # The name of a class is found among imported classes.
-    for name in list_heads():
-        load_head_class(name)
     try:
+        # The name of a class is found among imported classes.
+        for name in list_heads():
+            load_head_class(name)
         HeadsetCLI(arguments)
     except MisconfigurationException as error:
         raise HeadsetError(f"Lightning says: {error}") from error
+    except SyntaxError as error:
+        raise HeadsetError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
+    except RuntimeError as error:
+        if "conditioned on metric" not in str(error):
+            raise
+        raise HeadsetError(f"Lightning says: {' '.join(str(error).split())}") from error
 
 
 class HeadsetCLI(LightningCLI):
@@ -127,7 +133,12 @@ class HeadsetCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make data, module and trainer; from a checkpoint the module gets what must not come from anywhere else."""
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except HeadsetError:
+            raise
+        except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+            raise HeadsetError(f"A setting cannot be used: {' '.join(str(error).split())[:500]}") from error
         if self.hparams is not None:
             self.model.restore(self.hparams)
         if self.subcommand == "predict":

@@ -18,6 +18,7 @@ from heads.pooling import Pooling
 from headset.batches import TextEncoder
 from headset.card import write_card
 from headset.checkpoint import load_checkpoint
+from headset.custom import check_custom, load_apart, write_custom
 from headset.folder import new_folder
 from headset.model import Headset, evaluating, make_batch
 
@@ -32,6 +33,7 @@ def export_headset(
     format: str | None = None,
     head: str | None = None,
     allow_untrained: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, str]:
     """Export each head, or one, to ``<output_dir>/<head>/``.
 
@@ -41,9 +43,10 @@ def export_headset(
     Args:
         headset: What to export.
         output_dir: Where the folders go.
-        format: ``transformers`` or ``sentence-transformers``; by default the natural one of each head.
+        format: ``transformers``, ``sentence-transformers`` or ``custom``; by default the natural one of each head.
         head: The one head to export; all, if not given.
         allow_untrained: Also export heads with random weights.
+        overwrite: Replace earlier exports.
 
     Returns:
         The folder of each head.
@@ -67,7 +70,7 @@ def export_headset(
     device = next(headset.parameters()).device
     with evaluating(headset.cpu()), contextlib.ExitStack() as stack:
         for name, kind in formats.items():
-            draft = stack.enter_context(new_folder(places[name]))
+            draft = stack.enter_context(new_folder(places[name], overwrite))
             FORMATS[kind](headset, name, draft)
             write_card(headset, name, kind, draft)
     headset.to(device)
@@ -81,16 +84,18 @@ def export_checkpoint(
     head: str | None = None,
     allow_untrained: bool = False,
     trust_heads: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, str]:
     """Export the heads of a checkpoint.
 
     Args:
         ckpt_path: The checkpoint.
         output_dir: Where the folders go, one a head.
-        format: transformers or sentence-transformers; by default the natural one of each head.
+        format: transformers, sentence-transformers or custom; by default the natural one of each head.
         head: The one head to export; all, if not given.
         allow_untrained: Also export heads with random weights.
         trust_heads: Import head classes that the checkpoint names and that are not known.
+        overwrite: Replace earlier exports.
 
     Returns:
         The folder of each head.
@@ -98,12 +103,14 @@ def export_checkpoint(
     Raises:
         HeadsetError: As `export_headset`, or the file is not a checkpoint of a headset.
     """
-    return export_headset(load_checkpoint(ckpt_path, trust_heads), output_dir, format, head, allow_untrained)
+    return export_headset(load_checkpoint(ckpt_path, trust_heads), output_dir, format, head, allow_untrained, overwrite)
 
 
 def natural_format(head: Head) -> str:
-    """The format in which a head is most at home."""
-    return "sentence-transformers" if isinstance(head, Pooling) else "transformers"
+    """The format in which a head is most at home: one that needs no code of its own, where there is one."""
+    if isinstance(head, Pooling):
+        return "sentence-transformers" if _is_plain_pooling(head) else "custom"
+    return "custom" if head.auto_class is None else "transformers"
 
 
 def check_format(name: str, head: Head, format: str) -> None:
@@ -116,18 +123,22 @@ def check_format(name: str, head: Head, format: str) -> None:
     if format == "transformers" and head.auto_class is None:
         raise HeadsetError(
             f"The head '{name}' ({kind}) does not score with modules of transformers, so no stock class could load it. "
-            "A native head can be exported so: pooling: native, or native: true. Export the others with --head NAME."
+            "A native head can be exported so: pooling: native, or native: true. This one goes out with its code: "
+            "--format custom."
         )
     if format == "sentence-transformers":
         if not isinstance(head, Pooling):
             raise HeadsetError(
                 f"The head '{name}' ({kind}) gives no vectors; sentence-transformers takes Pooling heads."
             )
-        if head.hidden_layers != "last" or "attention" in head.pooler.modes:
+        if not _is_plain_pooling(head):
             raise HeadsetError(
                 f"The head '{name}' has hidden_layers: {head.hidden_layers} and pooling: {head.pooling}; "
-                "sentence-transformers has hidden_layers: last and the poolings cls, mean, max and last."
+                "sentence-transformers has hidden_layers: last and the poolings cls, mean, max and last. "
+                "This one goes out with its code: --format custom."
             )
+    if format == "custom":
+        check_custom(name, head)
 
 
 def to_transformers(headset: Headset, name: str, folder: Path) -> None:
@@ -178,10 +189,30 @@ def to_sentence_transformers(headset: Headset, name: str, folder: Path) -> None:
     model.save_pretrained(str(folder), create_model_card=False)
     shutil.rmtree(base)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(SAMPLE, convert_to_tensor=True)
-    _compare(name, "sentence-transformers", _sample(headset, name)[1], theirs)
+    try:
+        _compare(name, "sentence-transformers", _sample(headset, name)[1], theirs)
+    except HeadsetError as error:
+        if not headset.backbone.config.is_encoder_decoder:
+            raise
+        raise HeadsetError(
+            f"{error} sentence-transformers reads the decoder of this architecture, a Pooling head its encoder: "
+            "export it with --format custom."
+        ) from error
 
 
-FORMATS = {"transformers": to_transformers, "sentence-transformers": to_sentence_transformers}
+def to_custom(headset: Headset, name: str, folder: Path) -> None:
+    """Write any other head with its backbone and its code, and check it where headset cannot be imported."""
+    batch, ours = _sample(headset, name)
+    write_custom(headset, name, folder, ours)
+    _compare(name, "transformers", ours, load_apart(name, headset.head(name), folder, batch))
+
+
+FORMATS = {"transformers": to_transformers, "sentence-transformers": to_sentence_transformers, "custom": to_custom}
+
+
+def _is_plain_pooling(head: Pooling) -> bool:
+    """Whether sentence-transformers has all that the head does."""
+    return head.hidden_layers == "last" and "attention" not in head.pooler.modes
 
 
 def _their_modes(head: Pooling) -> list[str]:

@@ -24,19 +24,32 @@ MARKS = (DESCRIPTION, "config.json", "modules.json")  # one of these is in every
 
 
 @contextmanager
-def new_folder(folder: str) -> Iterator[Path]:
+def new_folder(folder: str, overwrite: bool) -> Iterator[Path]:
     """A folder that is there whole or not at all: made beside its place, moved into it at the end.
 
-    A folder that is there already is replaced, if it holds a model.
+    Args:
+        folder: Its place.
+        overwrite: Replace a folder that is there already, if it holds a model.
 
     Raises:
-        HeadsetError: It holds something else.
+        HeadsetError: There is one already, it holds something else, or nothing can be written there.
     """
     place = Path(folder)
-    if place.exists() and any(place.iterdir()) and not any((place / name).is_file() for name in MARKS):
-        raise HeadsetError(f"{folder} holds something else than a model, which would be lost. Choose another folder.")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        taken = place.exists() and (not place.is_dir() or any(place.iterdir()))
+        if taken and not overwrite:
+            raise HeadsetError(
+                f"{folder} is there already, and nothing was written. Choose another folder, or replace it: "
+                "overwrite=True (on the command line: --overwrite true)."
+            )
+        if taken and not any((place / name).is_file() for name in MARKS):
+            raise HeadsetError(
+                f"{folder} holds something else than a model, which would be lost. Choose another folder."
+            )
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    except OSError as error:
+        raise HeadsetError(f"{folder} cannot be written: {error.strerror}.") from error
     try:
         yield draft
         old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
@@ -51,8 +64,8 @@ def new_folder(folder: str) -> Iterator[Path]:
 
 
 def save_folder(headset: Headset, folder: str) -> None:
-    """Write a headset into a folder."""
-    with new_folder(folder) as draft:
+    """Write a headset into a folder; an earlier one is replaced."""
+    with new_folder(folder, overwrite=True) as draft:
         (draft / DESCRIPTION).write_text(json.dumps(describe(headset), indent=2))
         save_model(headset, str(draft / WEIGHTS))
         if headset.tokenizer is not None:

@@ -53,7 +53,7 @@ def describe_path(path: str) -> dict[str, Any]:
         modules = [module["type"].rsplit(".", 1)[-1] for module in json.loads((place / "modules.json").read_text())]
         return {"kind": "SentenceTransformer", **_export(place, " + ".join(modules))}
     if (place / "config.json").is_file():
-        return {"kind": "transformers model", **_export(place, None)}
+        return _custom(place) or {"kind": "transformers model", **_export(place, None)}
     exports = sorted(child.name for child in place.iterdir() if (child / "config.json").is_file())
     hint = f" Its folders {', '.join(exports)} do: headset info {place / exports[0]}" if exports else ""
     raise HeadsetError(f"{path} holds no checkpoint, no saved headset and no export.{hint}")
@@ -81,6 +81,19 @@ def _export(place: Path, modules: str | None) -> dict[str, Any]:
         "state": "as saved",
     }
     return {"backbone": config.get("model_type", "unknown"), "heads": {place.resolve().name: head}}
+
+
+def _custom(place: Path) -> dict[str, Any] | None:
+    """What a custom export holds; None for any other model of transformers."""
+    config = json.loads((place / "config.json").read_text())
+    if not {"auto_map", "backbone_config", "head_class"} <= config.keys():
+        return None
+    head = {"class": config["head_class"], "labels": config.get("head_labels"), "state": "as saved"}
+    return {
+        "kind": "transformers model with code of its own (trust_remote_code=True)",
+        "backbone": config["backbone_config"].get("model_type", "unknown"),
+        "heads": {place.resolve().name: head},
+    }
 
 
 def _shown(labels: list[str] | None) -> str:

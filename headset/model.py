@@ -246,9 +246,10 @@ def check_name(name: str) -> None:
     Raises:
         HeadsetError: It has other characters than letters, digits, _ and -, or a module has an attribute of that name.
     """
-    if not re.fullmatch(r"[\w-]+", name) or hasattr(nn.ModuleDict(), name):
+    if not re.fullmatch(r"[\w-]+", name) or hasattr(nn.ModuleDict(), name) or name == "row":
         raise HeadsetError(
-            f"A head cannot be named {name!r}: a name has letters, digits, _ and -, and is none that torch uses."
+            f"A head cannot be named {name!r}: a name has letters, digits, _ and -, and is none that torch uses, nor "
+            "'row', which numbers the rows of predictions."
         )
 
 

@@ -79,6 +79,9 @@ class LitHeadset(LightningModule):
     ) -> None:
         super().__init__()
         check_schedule(scheduler, warmup)
+        for setting, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
+            if value is not None and value < 0:
+                raise HeadsetError(f"Invalid {setting}: {value}. Give a number of at least 0.")
         if optimizer is not None and not (learning_rate is None and weight_decay is None):
             raise HeadsetError(
                 "learning_rate and weight_decay are those of the default optimizer. With model.optimizer, give them "

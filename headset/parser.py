@@ -118,7 +118,7 @@ UNION = (
     r"Does not validate against any of the Union subtypes\s+Subtypes: \[(?P<type>[^\n]+)\].*Given value: (?P<value>.*)"
 )
 REASONS: list[tuple[str, Reason]] = [
-    (HEADS + r"Expected a dot import path string: (?P<name>\S+)", _wrong_head),
+    (HEADS + r"(.*\n)?.*Expected a dot import path string: (?P<name>\S+)", _wrong_head),
     (HEADS + r"Unexpected import path format: (?P<name>\S+)", _wrong_head),
     (CLASS + r"Option '(?P<name>[\w.]+)' is not accepted", _unknown_argument),
     (r"Option '(?P<name>[\w.]+)' is not accepted.*Namespace\(class_path='(?P<path>[\w.]+)'", _unknown_argument),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
@@ -44,6 +45,13 @@ class PredictionWriter(BasePredictionWriter):
         self.output = Path(output)
         if self.output.suffix not in FORMATS:
             raise invalid_choice("suffix of --output", self.output.suffix, FORMATS)
+        if self.output.is_dir():
+            raise HeadsetError(f"{self.output} is a folder. Give --output the name of a file.")
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.output.parent).close()
+        except OSError as error:
+            raise HeadsetError(f"{self.output} cannot be written: {error.strerror}.") from error
         earlier = self._results()
         if earlier and not overwrite:
             raise HeadsetError(
@@ -53,8 +61,14 @@ class PredictionWriter(BasePredictionWriter):
         self._format: _Format | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the file of this process, under a temporary name."""
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+        """Open the file of this process, under a temporary name.
+
+        Raises:
+            HeadsetError: The result would replace the rows that it is made from.
+        """
+        source = trainer.datamodule.hparams.get("predict")  # type: ignore[attr-defined]
+        if isinstance(source, str) and Path(source).resolve() == self.output.resolve():
+            raise HeadsetError(f"{self.output} holds the rows to predict. Choose another --output.")
         path = self._parts(trainer.world_size)[trainer.global_rank]
         self._format = FORMATS[self.output.suffix](path, trainer.datamodule.raw("predict"))  # type: ignore[attr-defined]
 
@@ -130,8 +144,15 @@ class _Format(ABC):
 
     def input_names(self, prediction: dict[str, Any]) -> dict[str, str]:
         """What each column of the data is called in the result."""
-        taken = {"row", *prediction}
-        return {name: f"input.{name}" if name in taken else name for name in self.raw.column_names}
+        flat = {f"{head}.{key}" for head, values in prediction.items() for key in values}
+        taken = {"row", *prediction, *flat}
+        names: dict[str, str] = {}
+        for name in self.raw.column_names:
+            free = name
+            while free in taken or free in names.values() or (free != name and free in self.raw.column_names):
+                free = f"input.{free}"
+            names[name] = free
+        return names
 
 
 class _JsonLines(_Format):

@@ -250,3 +250,49 @@ def test_untrained_heads_predict_only_when_asked(folder: Path, capsys: pytest.Ca
 def test_configs(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert main(["fit", "-c", str(config.relative_to(ROOT)), "--trainer.fast_dev_run", "1", *QUIET]) == 0
+
+
+def test_a_typo_in_a_head_given_on_the_command_line_is_explained(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "-c", "run.yaml", "--model.heads", "{mood: SequenceClasification}"])
+    assert stop.value.code == 2
+    assert "Did you mean 'SequenceClassification'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("--trainer.accelerator", "gpux", "accelerator='gpux'"),
+        ("--trainer.strategy", "ddpp", "strategy='ddpp'"),
+        ("--model.learning_rate", "-1", "Invalid learning_rate"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], setting: str, value: str, message: str
+) -> None:
+    assert main(["fit", "-c", "run.yaml", setting, value]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_freezing_layers_from_the_command_line(folder: Path) -> None:
+    freeze = ["--model.backbone.path", "model", "--model.backbone.freeze", "1"]
+    assert main(["fit", "-c", "run.yaml", *freeze, *QUIET]) == 0
+
+
+@pytest.mark.parametrize(("output", "message"), [("small.csv/o.jsonl", "cannot be written"), ("model", "suffix")])
+def test_an_output_that_cannot_be_written_is_told_first(
+    trained: Path, capsys: pytest.CaptureFixture[str], output: str, message: str
+) -> None:
+    arguments = ["predict", "--ckpt_path", "a.ckpt", "--data.predict", "small.csv", "--output", output]
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_rows_to_predict_are_not_replaced(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path("small.csv").read_bytes()
+    arguments = ["predict", "--ckpt_path", "a.ckpt", "--data.predict", "small.csv", "--output", "small.csv"]
+    assert main([*arguments, "--overwrite", "true", *QUIET]) == 1
+    assert "holds the rows to predict" in capsys.readouterr().err
+    assert Path("small.csv").read_bytes() == before

@@ -102,8 +102,16 @@ def test_every_head_has_its_own_folder_with_card_and_safetensors(tiny_bert, tmp_
 @pytest.mark.parametrize(
     ("heads", "arguments", "message"),
     [
-        ({"topic": SequenceClassification(pooling="mean")}, {}, "does not score with modules of transformers"),
-        ({"vector": Pooling("attention")}, {}, "has hidden_layers: last and the poolings"),
+        (
+            {"topic": SequenceClassification(pooling="mean")},
+            {"format": "transformers"},
+            "does not score with modules of transformers",
+        ),
+        (
+            {"vector": Pooling("attention")},
+            {"format": "sentence-transformers"},
+            "has hidden_layers: last and the poolings",
+        ),
         ({"topic": SequenceClassification()}, {"format": "sentence-transformers"}, "gives no vectors"),
         ({"topic": SequenceClassification()}, {"format": "onyx"}, "Invalid format: 'onyx'"),
         ({"topic": SequenceClassification()}, {"head": "topics"}, "Did you mean 'topic'"),
@@ -136,7 +144,7 @@ def test_an_export_with_other_numbers_fails_and_the_one_before_stays(tiny_bert, 
 
     monkeypatch.setattr(export_module, "_sample", lie)
     with pytest.raises(HeadsetError, match="does not give the same numbers"):
-        headset.export(str(tmp_path / "out"))
+        headset.export(str(tmp_path / "out"), overwrite=True)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tags", "topic"]
 
@@ -144,9 +152,28 @@ def test_an_export_with_other_numbers_fails_and_the_one_before_stays(tiny_bert, 
 def test_a_folder_of_something_else_is_not_replaced(tiny_bert, tmp_path):
     (tmp_path / "topic").mkdir()
     (tmp_path / "topic" / "notes.txt").write_text("mine")
+    headset = make(tiny_bert, topic=SequenceClassification())
+    with pytest.raises(HeadsetError, match=r"is there already.*overwrite"):
+        headset.export(str(tmp_path))
     with pytest.raises(HeadsetError, match="holds something else"):
-        make(tiny_bert, topic=SequenceClassification()).export(str(tmp_path))
+        headset.export(str(tmp_path), overwrite=True)
     assert (tmp_path / "topic" / "notes.txt").read_text() == "mine"
+
+
+def test_an_earlier_export_is_replaced_only_on_request(tiny_bert, tmp_path):
+    headset = make(tiny_bert, topic=SequenceClassification())
+    headset.export(str(tmp_path))
+    with pytest.raises(HeadsetError, match=r"is there already.*overwrite"):
+        headset.export(str(tmp_path))
+    (tmp_path / "topic" / "stale.safetensors").write_text("old")
+    headset.export(str(tmp_path), overwrite=True)
+    assert not (tmp_path / "topic" / "stale.safetensors").exists()
+
+
+def test_a_place_that_cannot_be_written_is_a_clear_error(tiny_bert, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HeadsetError, match="cannot be written"):
+        make(tiny_bert, topic=SequenceClassification()).export(str(tmp_path / "file"))
 
 
 def test_label_names_of_two_labels_are_kept(tiny_bert, tmp_path):

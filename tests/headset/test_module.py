@@ -344,6 +344,7 @@ def test_a_frozen_backbone_does_not_move(tmp_path, tiny_bert, small_csv):
         ({"loss_weights": {"x": 1.0}}, "Invalid head in loss_weights"),
         ({"scheduler": "liner"}, "Did you mean 'linear'"),
         ({"warmup": -1}, "Invalid warmup"),
+        ({"learning_rate": -1.0}, "Invalid learning_rate"),
         ({"optimizer": torch.optim.SGD, "learning_rate": 1.0}, "those of the default optimizer"),
     ],
 )
