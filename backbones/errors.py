@@ -1,6 +1,7 @@
 """Errors for users: what came, what is valid, and what was probably meant."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = ["HeadsetError", "did_you_mean", "invalid_choice"]
@@ -26,7 +27,11 @@ def invalid_choice(what: str, got: object, options: Iterable[str]) -> HeadsetErr
 
     >>> str(invalid_choice("pooling mode", "maen", ["cls", "mean"]))
     "Invalid pooling mode: 'maen'. Valid pooling modes: cls, mean. Did you mean 'mean'?"
+    >>> str(invalid_choice("head in labels", "tpoic", ["topic"]))
+    "Invalid head in labels: 'tpoic'. Valid heads in labels: topic. Did you mean 'topic'?"
     """
     options = list(options)
     listed = ", ".join(options) or "none"
-    return HeadsetError(f"Invalid {what}: {got!r}. Valid {what}s: {listed}.{did_you_mean(str(got), options)}")
+    noun, where = re.fullmatch(r"(.*?)((?: (?:in|of) .*)?)", what).groups()  # type: ignore[union-attr]
+    plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
+    return HeadsetError(f"Invalid {what}: {got!r}. Valid {plural}{where}: {listed}.{did_you_mean(str(got), options)}")

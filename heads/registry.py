@@ -177,8 +177,11 @@ def _snake(name: str) -> str:
 
 def _entry(class_path: str, origin: str) -> HeadEntry:
     module, _, name = class_path.rpartition(".")
-    source = _source(module)
-    tree = ast.parse(source.read_text(encoding="utf-8")) if source else ast.Module([], [])
+    try:
+        source = _source(module)
+        tree = ast.parse(source.read_bytes()) if source else ast.Module([], [])
+    except (SyntaxError, ValueError, OSError) as error:
+        return HeadEntry(name, class_path, f"cannot be read: {error}", origin)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     return HeadEntry(name, class_path, _first_line(ast.get_docstring(classes[0]) if classes else None), origin)
 
@@ -229,7 +232,7 @@ def _import(path: str, entries: Mapping[str, HeadEntry]) -> object:
     plugin = next((e.origin for e in entries.values() if e.class_path == path and e.origin != BUILT_IN), None)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         whose = f" of the plugin {plugin}" if plugin else ""
         remedy = f" Repair the plugin, or remove it: pip uninstall {plugin}." if plugin else ""
         cause = f"{type(error).__name__}: {error}"

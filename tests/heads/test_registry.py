@@ -153,3 +153,10 @@ def test_register_refuses_what_is_not_a_head() -> None:
         register_head(dict)  # type: ignore[type-var]
     with pytest.raises(HeadsetError, match="lacks"):
         register_head(type("Nothing", (Head,), {}))
+
+
+def test_code_that_ends_the_program_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(HeadsetError, match="SystemExit"):
+        load_head_class("leaving.Head")
