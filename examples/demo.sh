@@ -7,7 +7,7 @@ runs=${RUNS:-runs/demo}
 rm -rf "$runs"
 
 echo "== Train: a head on all-MiniLM-L6-v2 that tells harmless prompts from attacks"
-headset fit -c configs/sequence_classification.yaml --trainer.default_root_dir "$runs" "$@"
+headset fit -c configs/sequence_classification.yaml --trainer.max_epochs 1 --trainer.default_root_dir "$runs" "$@"
 checkpoint=$(ls "$runs"/lightning_logs/version_0/checkpoints/epoch*.ckpt)
 
 echo "== Test: the checkpoint holds all that is needed"
