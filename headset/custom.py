@@ -1,19 +1,14 @@
 """Custom exports: any head with its backbone as a folder with code of its own, which needs headset no more."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from backbones.errors import HeadsetError
@@ -24,9 +19,8 @@ from headset.bundle import Bundle
 from headset.model import Headset
 from headset.resolver import Carried
 from headset.rewrite import requirements, write_module
-from headset.sources import FRAMEWORK
 
-__all__ = ["check_custom", "load_apart", "write_custom"]
+__all__ = ["check_custom", "write_custom"]
 
 TEMPLATE = "headset.custom_models"
 PROBLEMS = {
@@ -35,7 +29,6 @@ PROBLEMS = {
     NumberTarget: "regression",
 }
 AUTO_CLASSES = {"sequence": "AutoModelForSequenceClassification", "token": "AutoModelForTokenClassification"}
-NEVER_NEEDED = ("lightning", "pytorch_lightning", "torchmetrics")
 
 
 def check_custom(name: str, head: Head) -> None:
@@ -111,36 +104,6 @@ def write_custom(headset: Headset, name: str, folder: Path, logits: Tensor) -> N
     save_file(_weights(headset, name), folder / "model.safetensors", metadata={"format": "pt"})
     assert headset.tokenizer is not None
     headset.tokenizer.save_pretrained(folder)
-
-
-def load_apart(name: str, head: Head, folder: Path, batch: Mapping[str, Any]) -> Tensor:
-    """The answer of an export for a batch, in a fresh process without headset and without the head's own modules.
-
-    Raises:
-        HeadsetError: It cannot be loaded there.
-    """
-    config = json.loads((folder / "config.json").read_text())
-    own = type(head).__module__.partition(".")[0]
-    blocked = {*FRAMEWORK, *NEVER_NEEDED, own} - set(config["head_packages"])
-    auto_class = list(config["auto_map"])[-1]
-    with tempfile.TemporaryDirectory() as scratch:
-        inputs, answer = os.path.join(scratch, "inputs.safetensors"), os.path.join(scratch, "answer.safetensors")
-        save_file({key: value.contiguous() for key, value in batch.items() if isinstance(value, Tensor)}, inputs)
-        script = Path(__file__).with_name("reload.py")
-        done = subprocess.run(
-            [sys.executable, "-I", str(script), str(folder.resolve()), auto_class, inputs, answer, *sorted(blocked)],
-            cwd=scratch,
-            env={**os.environ, "HF_MODULES_CACHE": scratch, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-            raise HeadsetError(
-                f"The export of '{name}' does not work without headset, in a process of its own: {lines[-1]}"
-            )
-        return load_file(answer)["values"]
 
 
 def task_of(head: Head, logits: Tensor) -> str:

@@ -1,6 +1,7 @@
 """The console script ``headset``: finds the command and imports only what that command needs."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -96,7 +97,10 @@ def _export(arguments: list[str]) -> None:
 
     from headset.export import export_checkpoint
 
-    export_checkpoint(**options)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("headset").setLevel(logging.INFO)
+    for name, folder in export_checkpoint(**options).items():
+        print(f"head {name}: {folder}")
 
 
 def _info(arguments: list[str]) -> None:

@@ -1,14 +1,17 @@
-"""Loads a custom export as its users will: a script for a fresh process, in which headset cannot be imported.
+"""Loads an export as its users will: a script for a fresh process, in which headset cannot be imported.
 
-It is given a folder, the class that loads it, a file of inputs, a file for the answer, and the names of packages that
-must not be found.
+It is given a job as JSON: ``folder``, ``loader`` (the `headset.verify.Loader` of the export), ``inputs`` and ``texts``
+to answer, a file for the ``answers``, and the names of packages that must not be found, ``blocked``.
 """
 
+import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 
 class Blocker(MetaPathFinder):
@@ -30,22 +33,51 @@ class Blocker(MetaPathFinder):
         return None
 
 
-def main(folder: str, auto_class: str, inputs: str, answer: str, *blocked: str) -> None:
-    """Load the model, and write its logits, or vectors, for the inputs."""
-    sys.meta_path.insert(0, Blocker(blocked))
-    import torch
-    import transformers
-    from safetensors.torch import load_file, save_file
+class Strict(logging.Handler):
+    """Makes an error of what transformers only reports: weights that a file lacks, or has too many."""
 
-    kind = getattr(transformers, auto_class)
-    model, info = kind.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+    def emit(self, record: logging.LogRecord) -> None:
+        """Stop at a report."""
+        message = record.getMessage()
+        if "LOAD REPORT" in message:
+            raise RuntimeError(" ".join(message.split()))
+
+
+def transformers(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Logits, or vectors, of an Auto class."""
+    import transformers as library
+
+    kind = getattr(library, job["loader"]["name"])
+    model, info = kind.from_pretrained(job["folder"], trust_remote_code=True, output_loading_info=True)
     for what, keys in info.items():
         if keys:
             raise RuntimeError(f"{what}: {sorted(map(str, keys))}")
+    output = model.eval()(**inputs)
+    return {"logits": output.logits if "logits" in output else output.pooler_output}
+
+
+def sentence_transformers(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Vectors."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(job["folder"], device="cpu")
+    return {"logits": model.encode(job["texts"], convert_to_tensor=True)}
+
+
+READERS = {"transformers": transformers, "sentence-transformers": sentence_transformers}
+
+
+def main(argument: str) -> None:
+    """Load the export, and write what it gives for the inputs."""
+    job = json.loads(argument)
+    sys.meta_path.insert(0, Blocker(job["blocked"]))
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    logging.getLogger("transformers").addHandler(Strict())
     with torch.inference_mode():
-        output = model.eval()(**load_file(inputs))
-    values = output.logits if "logits" in output else output.pooler_output
-    save_file({"values": values.contiguous()}, answer)
+        answers = READERS[job["loader"]["library"]](job, load_file(job["inputs"]))
+    save_file({key: value.contiguous() for key, value in answers.items()}, job["answers"])
 
 
 if __name__ == "__main__":
