@@ -120,11 +120,11 @@ def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError) as error:
         raise HeadsetError(
             f"No tokenizer could be loaded from {path}: {_first_line(error)} "
-            "Give a folder or hub id that has one: --model.tokenizer PATH"
+            "Give a folder or hub id that has one: --model.processor PATH"
         ) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # transformers makes one up from nothing, which reads every word as unknown.
-        raise HeadsetError(f"There is no tokenizer at {path}. Say where there is one: --model.tokenizer PATH")
+        raise HeadsetError(f"There is no tokenizer at {path}. Say where there is one: --model.processor PATH")
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from transformers import PretrainedConfig
 from transformers.utils.generic import ModelOutput
 
 from backbones.backbone import Backbone, BackboneSpec
@@ -77,9 +78,10 @@ class Head(nn.Module, ABC):
     {'class_path': 'heads.base.FirstToken', 'init_args': {'bias': False}}
     """
 
-    # "joint": two texts of a row are one input, [CLS] a [SEP] b [SEP]. "separate": each text is encoded for itself, and
-    # a batch holds the first texts of all rows, then the second ones.
-    texts: ClassVar[Literal["joint", "separate"]] = "joint"
+    # What a row is read as. "text": a text, or two of them as one input, [CLS] a [SEP] b [SEP]. "pair": each of two
+    # texts for itself; a batch holds the first texts of all rows, then the second ones. "question": a question and its
+    # context, in overlapping windows. "choices": a text with each of several choices. "image", "audio": one of these.
+    reads: ClassVar[Literal["text", "pair", "question", "choices", "image", "audio"]] = "text"
 
     labels: tuple[str, ...] | None = None
     encoder_path: str = ""
@@ -88,6 +90,11 @@ class Head(nn.Module, ABC):
     def auto_class(self) -> str | None:
         """The task in transformers whose own modules score, as ``"AutoModelForSequenceClassification"``, or None."""
         return None
+
+    @classmethod
+    def stored_arguments(cls, config: PretrainedConfig) -> dict[str, Any]:
+        """The arguments of the head that a task model of transformers with this configuration holds."""
+        return {}
 
     def spec(self) -> dict[str, Any]:
         """The head as plain values: ``{"class_path": ..., "init_args": {...}}``.
@@ -148,6 +155,14 @@ class Head(nn.Module, ABC):
     def target(self) -> Target | None:
         """How the head's labels become a tensor; the default is one class a row. None: it learns without labels."""
         return ClassTarget()
+
+    def prepare(self, batch: Mapping[str, Any], labels: Any) -> tuple[Mapping[str, Any], Any]:
+        """What the head learns from and is measured on; the default takes a batch and its labels as they are.
+
+        A head that makes its own task from a batch, such as masking tokens, gives a changed copy of the batch, and
+        the labels that go with it. It is not called for prediction.
+        """
+        return batch, labels
 
     def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
         """The backbone call that this head needs for a batch; None where it makes its own in ``forward``.

@@ -56,7 +56,7 @@ class Pooling(Head):
         torch.Size([1, 8])
     """
 
-    texts = "separate"
+    reads = "pair"
 
     def __init__(
         self,

@@ -1,34 +1,16 @@
 """One answer a text: a class, several classes, or numbers."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
-from torch.nn import functional as F
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MultilabelExactMatch, MultilabelF1Score
-from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, PearsonCorrCoef
-from transformers.utils.generic import ModelOutput
-
-from backbones.backbone import Backbone
-from backbones.calls import BackboneCall
-from backbones.errors import HeadsetError, invalid_choice
+from backbones.errors import HeadsetError
 from backbones.layers import check_layer_choice
-from heads.base import Head, HeadContext, HeadOutput, class_metrics, class_predictions
-from heads.native import NativeModel
+from heads.base import HeadContext
+from heads.classification import SINGLE, Classification
 from heads.poolers import pooling_modes
 from heads.scorers import Scorer
-from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, Target
-from heads.task_models import label_settings
 
 __all__ = ["SequenceClassification"]
 
-SINGLE = "single_label_classification"
-MULTI = "multi_label_classification"
-REGRESSION = "regression"
 
-
-class SequenceClassification(Head):
+class SequenceClassification(Classification):
     """Texts to a class, to several classes, or to numbers.
 
     With ``pooling="native"`` the scores come from the very modules that ``AutoModelForSequenceClassification`` has for
@@ -69,8 +51,6 @@ class SequenceClassification(Head):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if problem_type not in (SINGLE, MULTI, REGRESSION):
-            raise invalid_choice("problem type", problem_type, [SINGLE, MULTI, REGRESSION])
         check_layer_choice(hidden_layers)
         if pooling != "native":
             pooling_modes(pooling)
@@ -80,6 +60,7 @@ class SequenceClassification(Head):
                 "Set pooling to cls, mean, max, last or attention."
             )
         self.problem_type = problem_type
+        self.check_problem_type()
         self.pooling = pooling
         self.hidden_layers = hidden_layers
         self.num_outputs = num_outputs
@@ -93,84 +74,7 @@ class SequenceClassification(Head):
 
     def build(self, context: HeadContext) -> None:
         """Make the scorer: the native one, or our own."""
-        size = self.num_outputs if context.labels is None else len(context.labels)
         if self.auto_class:
-            settings = label_settings(context.labels, size) | {"problem_type": self.problem_type}
-            self.scorer: NativeModel | Scorer = NativeModel(
-                self.auto_class, context.backbone, instead="pooling: mean", **settings
-            )
+            self.scorer = self.native_model(context, instead="pooling: mean")
         else:
-            self.scorer = Scorer(context, size, self.hidden_layers, self.pooling, self.dropout)
-
-    def unused(self, backbone: Backbone) -> set[str]:
-        """What the scorer does without."""
-        return self.scorer.unused(backbone)
-
-    def target(self) -> Target:
-        """Classes, lists of classes, or numbers."""
-        if self.problem_type == REGRESSION:
-            return NumberTarget(self.num_outputs)
-        return MultiLabelTarget() if self.problem_type == MULTI else ClassTarget()
-
-    def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
-        """The scorer's own call."""
-        return self.scorer.request(batch)
-
-    def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
-        """Scores ``(B, C)``."""
-        return HeadOutput(self.scorer(features, batch).logits)
-
-    def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
-        """Cross entropy, binary cross entropy, or mean squared error, as transformers has them.
-
-        Args:
-            output: Scores ``(B, C)``.
-            labels: Classes ``(B,)``; or 0 and 1, ``(B, C)``; or numbers, ``(B,)`` or ``(B, C)``.
-        """
-        logits = output.logits
-        if self.problem_type == SINGLE:
-            return F.cross_entropy(logits, labels)
-        if self.problem_type == MULTI:
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        return F.mse_loss(logits.reshape(labels.shape), labels.to(logits.dtype))
-
-    def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
-        """``{"label", "score", "scores"}``; ``{"labels", "scores"}`` of several labels; ``{"value"}`` of regression."""
-        if self.problem_type == SINGLE:
-            return class_predictions(output.logits, self.labels)
-        rows = output.logits.float()
-        if self.problem_type == REGRESSION:
-            return [{"value": row[0]} if len(row) == 1 else {"values": row} for row in rows.tolist()]
-        names = self.labels or ()
-        answers = [dict(zip(names, row, strict=True)) for row in rows.sigmoid().tolist()]
-        return [
-            {"labels": [name for name, score in scores.items() if score >= self.threshold], "scores": scores}
-            for scores in answers
-        ]
-
-    def metrics(self) -> MetricCollection:
-        """Accuracy and F1 for classes; errors and Pearson's correlation for numbers."""
-        if self.problem_type == SINGLE:
-            return class_metrics(self.labels)
-        if self.problem_type == REGRESSION:
-            errors: dict[str, Metric | MetricCollection] = {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
-            if self.num_outputs == 1:
-                errors["pearson"] = PearsonCorrCoef()
-            return MetricCollection(errors)
-        size = len(self.labels or ())
-        return MetricCollection(
-            {
-                "accuracy": MultilabelExactMatch(size, self.threshold),
-                "f1": MultilabelF1Score(size, self.threshold, average="macro"),
-                "f1_micro": MultilabelF1Score(size, self.threshold, average="micro"),
-            }
-        )
-
-    def metric_inputs(self, output: HeadOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes as scores, several labels as probabilities, numbers in the shape of the labels."""
-        logits = output.logits.float()
-        if self.problem_type == SINGLE:
-            return logits, labels
-        return (
-            (logits.sigmoid(), labels.int()) if self.problem_type == MULTI else (logits.reshape(labels.shape), labels)
-        )
+            self.scorer = Scorer(context, self.size(context), self.hidden_layers, self.pooling, self.dropout)

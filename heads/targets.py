@@ -43,13 +43,14 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def encode(self, value: Any, labels: tuple[str, ...] | None, word_ids: Sequence[int | None] | None = None) -> Any:
+    def encode(self, value: Any, labels: tuple[str, ...] | None, example: Mapping[str, Any] | None = None) -> Any:
         """One row's value as a number or a list of numbers.
 
         Args:
             value: What the table holds: a string, a number, or a list.
             labels: The label set of the run.
-            word_ids: For each token of the row, the index of its word; None for special tokens.
+            example: The row's encoded input. Of a text that is split into words it has ``word_ids``: for each token the
+                index of its word, None for special tokens.
 
         Raises:
             HeadsetError: The value is missing, of the wrong kind, or a label that the run does not know.
@@ -76,7 +77,7 @@ class ClassTarget(Target):
         """The distinct labels, sorted; in the order of the numbers where all of them are whole numbers."""
         return _sorted({name for value in values if (name := _name(value)) is not None})
 
-    def encode(self, value: Any, labels: tuple[str, ...] | None, word_ids: Sequence[int | None] | None = None) -> int:
+    def encode(self, value: Any, labels: tuple[str, ...] | None, example: Mapping[str, Any] | None = None) -> int:
         """The index of the label.
 
         Raises:
@@ -114,7 +115,7 @@ class MultiLabelTarget(Target):
         return _sorted(found)
 
     def encode(
-        self, value: Any, labels: tuple[str, ...] | None, word_ids: Sequence[int | None] | None = None
+        self, value: Any, labels: tuple[str, ...] | None, example: Mapping[str, Any] | None = None
     ) -> list[float]:
         """A one for each of the row's labels, a zero for the rest.
 
@@ -154,7 +155,7 @@ class NumberTarget(Target):
         """Numbers have no label set."""
 
     def encode(
-        self, value: Any, labels: tuple[str, ...] | None, word_ids: Sequence[int | None] | None = None
+        self, value: Any, labels: tuple[str, ...] | None, example: Mapping[str, Any] | None = None
     ) -> float | list[float]:
         """The number, or the list of numbers.
 
@@ -197,9 +198,7 @@ class TagTarget(Target):
         tags = _sorted({name for name in names if name is not None})
         return tuple(sorted(tags, key=lambda tag: tag != "O"))
 
-    def encode(
-        self, value: Any, labels: tuple[str, ...] | None, word_ids: Sequence[int | None] | None = None
-    ) -> list[int]:
+    def encode(self, value: Any, labels: tuple[str, ...] | None, example: Mapping[str, Any] | None = None) -> list[int]:
         """The index of a tag for each token.
 
         Raises:
@@ -207,6 +206,7 @@ class TagTarget(Target):
         """
         if not isinstance(value, list):
             raise HeadsetError(f"expected a list with one tag for each word, got {_shown(value)}.")
+        word_ids = (example or {}).get("word_ids")
         if word_ids is None:
             raise HeadsetError(
                 "tags belong to words, and the text is one string. Give a column that holds lists of words."
@@ -253,7 +253,7 @@ class PairTarget(Target):
     def find_labels(self, values: Iterable[Any]) -> None:
         """Pairs have no label set."""
 
-    def encode(self, value: Any, labels: tuple[str, ...] | None, word_ids: Sequence[int | None] | None = None) -> float:
+    def encode(self, value: Any, labels: tuple[str, ...] | None, example: Mapping[str, Any] | None = None) -> float:
         """The similarity.
 
         Raises:

@@ -13,7 +13,16 @@ from transformers import PretrainedConfig, PreTrainedModel
 from backbones.backbone import Backbone
 from backbones.errors import HeadsetError
 
-__all__ = ["SharedPart", "initialise", "is_stored", "label_settings", "on_meta", "shared_parts", "task_class"]
+__all__ = [
+    "SharedPart",
+    "initialise",
+    "is_stored",
+    "is_task_model",
+    "label_settings",
+    "on_meta",
+    "shared_parts",
+    "task_class",
+]
 
 # Lists of modules are never called as a whole: what is shared is found inside them.
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -61,6 +70,12 @@ def is_stored(auto_class: str, config: PretrainedConfig) -> bool:
     """Whether the checkpoint that a configuration belongs to has a head of this task."""
     mapping = getattr(transformers, auto_class)._model_mapping
     return type(config) in mapping and (config.architectures or [""])[0] == task_class(auto_class, config).__name__
+
+
+def is_task_model(auto_class: str, model: PreTrainedModel) -> bool:
+    """Whether a model is of the class that transformers has for a task and its architecture."""
+    kinds = getattr(transformers, auto_class)._model_mapping.get(type(model.config), ())
+    return type(model) in (kinds if isinstance(kinds, tuple) else (kinds,))
 
 
 def on_meta(kind: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -1,127 +1,19 @@
-"""From texts to token ids, and from token ids to a padded batch."""
+"""Batches: the encoder of what heads read; encoded rows and their labels, padded and stacked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+import torch
+from torch import Tensor
 
-from backbones.errors import HeadsetError
-from heads.targets import Target, pad_rows
+from heads.targets import Target
+from headset.encoders import Encoder
+from headset.text_encoder import TextEncoder
 
-__all__ = ["LABEL", "Collator", "TextEncoder"]
+__all__ = ["LABEL", "Collator", "make_batch", "make_encoder"]
 
-DEFAULT_LENGTH = 512
 LABEL = "label:"  # with a head's name, the column of its encoded labels
-NO_WORD = -1
-
-
-@dataclass(frozen=True)
-class TextEncoder:
-    """Tokenises texts and pads them into batches, in the same way for training and for prediction.
-
-    Args:
-        tokenizer: Any tokenizer of transformers that has a padding token.
-        max_length: The most tokens of an input; the rest is cut off. None takes the tokenizer's own limit, at most 512.
-        separate: Whether two texts of a row are two inputs, and not one input with both.
-
-    Raises:
-        HeadsetError: ``max_length`` is more than the tokenizer allows, or leaves no place for a text.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int | None = None
-    separate: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the length."""
-        limit = self.tokenizer.model_max_length
-        special = self.tokenizer.num_special_tokens_to_add()
-        if self.max_length is not None and not special < self.max_length <= limit:
-            most = f"at most {limit}, the limit of this tokenizer" if limit < 10**9 else "no upper limit here"
-            raise HeadsetError(
-                f"Invalid max_length: {self.max_length}. Give a number of tokens of at least {special + 1} "
-                f"({special} of them are special tokens), {most}."
-            )
-
-    @property
-    def length(self) -> int:
-        """The most tokens of an input."""
-        return self.max_length or min(self.tokenizer.model_max_length, DEFAULT_LENGTH)
-
-    def encode(self, columns: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-        """Tokenise B rows.
-
-        Args:
-            columns: One or two lists of B texts; a text is a string, or a list of the words that it is split into.
-
-        Returns:
-            What the tokenizer gives, a list of B items each; ``truncated``, whether a row was cut; and, for texts that
-            are split into words, ``words``, how many there are in the first text, and ``word_ids``: each token's word,
-            None for special tokens and for a second text in the same input. With ``separate`` and two columns each
-            item is a list of two.
-
-        Raises:
-            HeadsetError: The texts are split into words, and the tokenizer cannot tell which token is of which word.
-        """
-        if not self.separate or len(columns) == 1:
-            return self._encode(columns)
-        first, second = (self._encode([column]) for column in columns)
-        pairs = {key: [list(pair) for pair in zip(first[key], second[key], strict=True)] for key in first}
-        return pairs | {"truncated": [any(pair) for pair in pairs["truncated"]]}
-
-    def _encode(self, columns: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-        words = bool(columns[0]) and isinstance(columns[0][0], list)
-        if words and not self.tokenizer.is_fast:
-            raise HeadsetError(
-                f"The texts are split into words, and {type(self.tokenizer).__name__} cannot tell which token belongs "
-                "to which word. Use a model whose tokenizer has a tokenizer.json."
-            )
-        texts = [list(column) for column in columns]
-        settings: dict[str, Any] = {"is_split_into_words": words, "padding": False, "verbose": False}
-        encoded = self.tokenizer(*texts, truncation=True, max_length=self.length, **settings)
-        outputs: dict[str, list[Any]] = dict(encoded.data)
-        if encoded.encodings is None:
-            full = self.tokenizer(*texts, truncation=False, **settings)["input_ids"]
-            outputs["truncated"] = [len(ids) > self.length for ids in full]
-        else:
-            outputs["truncated"] = [bool(encoding.overflowing) for encoding in encoded.encodings]
-        if words:
-            outputs["words"] = [len(text) for text in columns[0]]
-            outputs["word_ids"] = [
-                [word if text == 0 else None for word, text in zip(e.word_ids, e.sequence_ids, strict=True)]
-                for e in encoded.encodings or ()
-            ]
-        return outputs
-
-    def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pad rows to the longest and stack them.
-
-        Args:
-            examples: Rows as ``encode`` gives them; their ``row`` is their number in the table.
-
-        Returns:
-            The model inputs ``(B, T)``, or ``(2B, T)`` for separate texts: the first texts of all rows, then the second
-            ones. ``meta`` holds ``texts``, 1 or 2; ``rows``, where the examples have them; where there are words
-            ``words``, the number of them in each input, also of those that were cut off, and ``word_ids`` ``(B, T)``,
-            with -1 at special tokens and padding; and ``attention_mask`` ``(B, T)``, where the model takes none.
-        """
-        first = examples[0]["input_ids"]
-        texts = 2 if len(first) == 2 and isinstance(first[0], list) else 1
-        inputs = [_one_text(example, text) for text in range(texts) for example in examples] if texts == 2 else examples
-        names = [name for name in self.tokenizer.model_input_names if name in inputs[0]]
-        batch = dict(self.tokenizer.pad([{name: row[name] for name in names} for row in inputs], return_tensors="pt"))
-        meta: dict[str, Any] = {"texts": texts}
-        if "row" in examples[0]:
-            meta["rows"] = [example["row"] for example in examples]
-        length, side = batch["input_ids"].shape[1], self.tokenizer.padding_side
-        if "attention_mask" not in batch:
-            meta["attention_mask"] = pad_rows(([1] * len(row["input_ids"]) for row in inputs), 0, length, side)
-        if "word_ids" in inputs[0]:
-            meta["words"] = [row["words"] for row in inputs]
-            words = ([NO_WORD if word is None else word for word in row["word_ids"]] for row in inputs)
-            meta["word_ids"] = pad_rows(words, NO_WORD, length, side)
-        return {**batch, "meta": meta}
 
 
 @dataclass(frozen=True)
@@ -129,28 +21,54 @@ class Collator:
     """What a data loader calls: the rows of a batch in, the batch out.
 
     Args:
-        encoder: Pads the tokens.
+        encoder: Makes the inputs.
         targets: By head, what makes a tensor of its encoded labels.
     """
 
-    encoder: TextEncoder
+    encoder: Encoder
     targets: Mapping[str, Target]
 
     def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
         """Pad and stack rows that come column by column.
 
         Returns:
-            What ``TextEncoder.collate`` gives, and in ``labels`` a tensor for each head with labels.
+            What ``Encoder.collate`` gives, and in ``labels`` a tensor for each head with labels.
         """
         batch = self.encoder.collate(
             [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
         )
-        length, side = batch["input_ids"].shape[1], self.encoder.tokenizer.padding_side
+        length = batch["input_ids"].shape[-1] if "input_ids" in batch else 0
         labelled = {name: target for name, target in self.targets.items() if LABEL + name in rows}
-        batch["labels"] = {name: target.collate(rows[LABEL + name], length, side) for name, target in labelled.items()}
+        batch["labels"] = {
+            name: target.collate(rows[LABEL + name], length, self.encoder.padding_side)
+            for name, target in labelled.items()
+        }
         return batch
 
 
-def _one_text(example: Mapping[str, Any], text: int) -> dict[str, Any]:
-    """One of the two texts of a row, as a row of its own."""
-    return {key: value[text] for key, value in example.items() if isinstance(value, list)}
+def make_encoder(reads: str, processor: Any, max_length: int | None = None, split_words: bool = False) -> Encoder:
+    """The encoder for what heads read.
+
+    Args:
+        reads: What heads read a row as, as ``Head.reads`` has it.
+        processor: The tokenizer, image processor or feature extractor of the model.
+        max_length: The most tokens of a text.
+        split_words: Whether plain strings are split into words.
+
+    Raises:
+        HeadsetError: The length does not fit the tokenizer.
+    """
+    return TextEncoder(processor, max_length, separate=reads == "pair", split_words=split_words)
+
+
+def make_batch(encoder: Encoder, inputs: Sequence[Any], device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A batch of what a user gives to ``predict``."""
+    encoded = encoder.encode(encoder.columns(inputs))
+    batch = encoder.collate([dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True)])
+    return {key: _moved(value, device) for key, value in batch.items()}
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value

@@ -4,19 +4,18 @@ import contextlib
 import dataclasses
 import json
 import pickle
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError
-from backbones.loading import load_tokenizer
+from heads.base import Head
 from heads.registry import make_head
 from headset.model import Headset
+from headset.processors import Processor, processor_from_files
 
 __all__ = [
     "build_headset",
@@ -24,17 +23,16 @@ __all__ = [
     "describe",
     "fitting_weights",
     "load_checkpoint",
+    "make_heads",
     "read_checkpoint",
     "read_hparams",
-    "tokenizer_files",
-    "tokenizer_from_files",
 ]
 
 PREFIX = "headset."  # of the headset's weights among those of the LightningModule
 
 
 def describe(headset: Headset) -> dict[str, Any]:
-    """A headset without its weights and its tokenizer: backbone, heads, labels and states, as plain values."""
+    """A headset without its weights and its processor: backbone, heads, labels and states, as plain values."""
     return {
         "backbone": dataclasses.asdict(headset.backbone.options()),
         "heads": {name: headset.head(name).spec() for name in headset.heads},
@@ -43,40 +41,21 @@ def describe(headset: Headset) -> dict[str, Any]:
     }
 
 
-def build_headset(
-    description: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, trust_heads: bool = False
-) -> Headset:
-    """A headset as `describe` tells it, with random weights; nothing is loaded from elsewhere.
+def make_heads(description: Mapping[str, Any], trust_heads: bool) -> dict[str, Head]:
+    """The heads that `describe` told of, not built yet.
 
     Raises:
         HeadsetError: A head's class is not known, and not trusted.
     """
-    heads = {name: make_head(spec, trusted=trust_heads) for name, spec in description["heads"].items()}
+    return {name: make_head(spec, trusted=trust_heads) for name, spec in description["heads"].items()}
+
+
+def build_headset(description: Mapping[str, Any], heads: Mapping[str, Head], processor: Processor | None) -> Headset:
+    """A headset as `describe` tells it, with random weights; nothing is loaded from elsewhere."""
     backbone = Backbone.from_options(BackboneOptions(**description["backbone"]))
-    headset = Headset(backbone, heads, description["labels"], tokenizer)
+    headset = Headset(backbone, heads, description["labels"], processor=processor)
     headset.states |= description["states"]
     return headset
-
-
-def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
-    """The files that the tokenizer saves itself in, by name."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir()) if file.is_file()}
-
-
-def tokenizer_from_files(files: Mapping[str, bytes]) -> PreTrainedTokenizerBase:
-    """The tokenizer that `tokenizer_files` took apart.
-
-    Raises:
-        HeadsetError: A name is not that of a file in one folder.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            if Path(name).name != name or name in (".", ".."):
-                raise HeadsetError(f"The checkpoint names a tokenizer file {name!r}, which is not a plain file name.")
-            (Path(folder) / name).write_bytes(content)
-        return load_tokenizer(folder)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -157,8 +136,8 @@ def load_checkpoint(path: str, trust_heads: bool = False) -> Headset:
     """
     content = read_checkpoint(path)
     hparams = content["hyper_parameters"]
-    files = hparams.get("tokenizer")
-    headset = build_headset(hparams, tokenizer_from_files(files) if files else None, trust_heads)
+    heads, files = make_heads(hparams, trust_heads), hparams.get("processor")
+    headset = build_headset(hparams, heads, processor_from_files(files, heads) if files else None)
     weights = content["state_dict"]
     with fitting_weights():
         headset.load_state_dict({key.removeprefix(PREFIX): weights[key] for key in weights if key.startswith(PREFIX)})

@@ -17,10 +17,10 @@ __all__ = [
     "check_pairs",
     "check_settings",
     "check_text",
+    "check_text_columns",
     "check_words",
     "is_text",
     "needs_words",
-    "reads_separately",
 ]
 
 LEAST = {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "num_proc": 1, "seed": 0}
@@ -114,22 +114,14 @@ def check_columns(rows: Dataset, columns: Sequence[str], place: str) -> None:
             )
 
 
-def reads_separately(heads: Mapping[str, Head], text: Sequence[str]) -> bool:
-    """Whether two texts of a row are two inputs; the heads have to agree.
+def check_text_columns(text: Sequence[str]) -> None:
+    """Check the number of columns with texts.
 
     Raises:
-        HeadsetError: They do not, or there are more than two columns.
+        HeadsetError: There is none, or there are more than two.
     """
     if not 1 <= len(text) <= 2:
         raise HeadsetError(f"data.text names {len(text)} columns. Give one, or two for pairs of texts.")
-    joint = [name for name, head in heads.items() if head.texts == "joint"]
-    separate = [name for name in heads if name not in joint]
-    if len(text) == 2 and joint and separate:
-        raise HeadsetError(
-            f"Two texts of a row are one input for some heads ({', '.join(joint)}) and two inputs for others "
-            f"({', '.join(separate)}). Train them in different runs."
-        )
-    return bool(separate) and len(text) == 2
 
 
 def is_text(feature: Any) -> bool:

@@ -196,7 +196,7 @@ def _settings(hparams: Mapping[str, Any], command: str, trusted: bool) -> dict[s
     optimizer = model.pop("optimizer", None)
     if command == "fit" and optimizer and optimizer["class_path"].startswith("torch.optim."):
         model["optimizer"] = optimizer
-    del model["tokenizer"]  # its files are in the checkpoint
+    del model["processor"]  # its files are in the checkpoint
     return {"model": model, "data": hparams["data"]}
 
 

@@ -102,8 +102,8 @@ def write_custom(headset: Headset, name: str, folder: Path, logits: Tensor) -> N
     (folder / f"{module}.py").write_text(code, encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(_weights(headset, name), folder / "model.safetensors", metadata={"format": "pt"})
-    assert headset.tokenizer is not None
-    headset.tokenizer.save_pretrained(folder)
+    assert headset.processor is not None
+    headset.processor.save_pretrained(folder)
 
 
 def task_of(head: Head, logits: Tensor) -> str:

@@ -10,23 +10,24 @@ from datasets import Dataset
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from backbones.errors import HeadsetError
 from heads.base import Head
 from heads.targets import ClassTarget
-from headset.batches import Collator, TextEncoder
+from headset.batches import Collator, make_encoder
 from headset.checks import (
     RowError,
     check_columns,
     check_pairs,
     check_settings,
+    check_text_columns,
     check_words,
     needs_words,
-    reads_separately,
 )
+from headset.encoders import Encoder, reading
 from headset.examples import ExampleMaker, make_examples
 from headset.labels import LabelColumn, Labels, check_label_set, label_columns, other_labels
+from headset.processors import Processor
 from headset.readers import Source, place, read
 from headset.sampler import RowBatches, stratified_cut
 
@@ -64,7 +65,7 @@ class TextData(LightningDataModule):
 
     Example:
         >>> data = TextData(train="train.csv", validation=0.1)
-        >>> # data.connect(tokenizer, {"topic": SequenceClassification()}, {}); data.setup("fit")
+        >>> # data.connect(processor, {"topic": SequenceClassification()}, {}); data.setup("fit")
     """
 
     def __init__(
@@ -110,20 +111,20 @@ class TextData(LightningDataModule):
         self._connection: tuple[Any, ...] = ()
 
     def connect(
-        self, tokenizer: PreTrainedTokenizerBase, heads: Mapping[str, Head], labels: Mapping[str, Sequence[str] | None]
+        self, processor: Processor, heads: Mapping[str, Head], labels: Mapping[str, Sequence[str] | None]
     ) -> None:
         """Say what the data is for. With a Trainer this is taken from the LightningModule.
 
         Args:
-            tokenizer: Makes the tokens; it has a padding token.
+            processor: The tokenizer, image processor or feature extractor of the model.
             heads: The heads by name; they need not be built.
             labels: The label sets that are fixed already, by head; the others are found in ``train``.
         """
         known = {name: tuple(names) if (names := labels.get(name)) is not None else None for name in heads}
-        connection = (tokenizer, dict(heads), known)
+        connection = (processor, dict(heads), known)
         if connection != self._connection:
             self._connection = connection
-            self.tokenizer, self.heads, self.label_sets = tokenizer, dict(heads), dict(known)
+            self.processor, self.heads, self.label_sets = processor, dict(heads), dict(known)
             self.datasets, self._cut, self._origins = {}, (), {}
 
     def prepare_data(self) -> None:
@@ -143,12 +144,12 @@ class TextData(LightningDataModule):
         if self.trainer is not None:
             module: Any = self.trainer.lightning_module
             self.loaded = getattr(module, "loaded_heads", set())
-            self.connect(module.tokenizer, module.heads, module.labels)
+            self.connect(module.processor, module.heads, module.labels)
         if not self._connection:
             raise HeadsetError(
-                "TextData does not know its heads yet. Call connect(tokenizer, heads, labels) before setup."
+                "TextData does not know its heads yet. Call connect(processor, heads, labels) before setup."
             )
-        encoder = self._encoder()
+        encoder = self._encoder(split_words=stage == "predict" and any(map(needs_words, self.heads.values())))
         splits = [
             split for split in STAGES[stage] if split != "validation" or self.sources[split] or stage == "validate"
         ]
@@ -207,8 +208,19 @@ class TextData(LightningDataModule):
             persistent_workers=workers > 0,
         )
 
-    def _encoder(self) -> TextEncoder:
-        return TextEncoder(self.tokenizer, self.max_length, reads_separately(self.heads, self.text))
+    def _encoder(self, split_words: bool = False) -> Encoder:
+        return make_encoder(self.reads, self.processor, self.max_length, split_words)
+
+    @property
+    def reads(self) -> str:
+        """What a row is read as, by all heads."""
+        check_text_columns(self.text)
+        return reading(self.heads, self.text)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return self.text
 
     def _table(self, split: str) -> str:
         """The split whose table holds the rows: ``train`` also for a share of it."""
@@ -265,10 +277,10 @@ class TextData(LightningDataModule):
         except HeadsetError as error:
             raise HeadsetError(f"{where}: {column}: {error}") from error
 
-    def _part(self, table: Dataset, split: str, columns: Mapping[str, LabelColumn]) -> Dataset:
-        """The rows of a table that belong to a split; all of them, unless validation is cut from train."""
+    def _part(self, examples: Dataset, split: str, columns: Mapping[str, LabelColumn]) -> Dataset:
+        """The examples of rows that belong to a split; all of them, unless validation is cut from train."""
         if self.share is None or split not in ("train", "validation"):
-            return table
+            return examples
         if not self._cut:
             rows = self.raw("train")
             classes = [c for c in columns.values() if isinstance(c.target, ClassTarget)][:1]
@@ -276,14 +288,13 @@ class TextData(LightningDataModule):
                 check_columns(rows, column.names, place(self._source("train")))
             groups = [list(map(str, column.all_values(rows))) for column in classes] or [[""] * len(rows)]
             self._cut = stratified_cut(groups[0], self.share, self.seed)
-        return table.select(np.array(self._cut[split == "validation"]))
+        return examples.select(np.flatnonzero(np.isin(examples["row"][:], self._cut[split == "validation"])))
 
-    def _examples(self, split: str, columns: Mapping[str, LabelColumn], encoder: TextEncoder) -> Dataset:
+    def _examples(self, split: str, columns: Mapping[str, LabelColumn], encoder: Encoder) -> Dataset:
         source, table = self._source(split), self.raw(split)
-        split_words = split == "predict" and any(map(needs_words, self.heads.values()))
-        maker = ExampleMaker(encoder, self.text, columns, table.features, split_words)
+        maker = ExampleMaker(encoder, self.inputs, columns, table.features, encoder.splits and split == "train")
         check_columns(table, maker.columns, place(source))
-        if not split_words:
+        if split != "predict":
             check_words(self.heads, self.text, table.features, place(source))
         try:
             examples = make_examples(table, maker, self.num_proc)
@@ -291,11 +302,13 @@ class TextData(LightningDataModule):
             where = place(source, error.row, self.conll_columns)
             raise HeadsetError(f"{self._table(split)}: {where}: {error.message}") from error
         examples = self._part(examples, split, columns)
-        cut = sum(examples["truncated"][:])
-        rank_zero_info(
-            f"{split}: {len(examples)} rows from {place(source)}; {cut} of them cut to {encoder.length} tokens"
-        )
-        return examples.remove_columns("truncated")
+        rows = len(set(examples["row"][:])) if maker.splits else len(examples)
+        told = f"{split}: {rows} rows from {place(source)}"
+        if "truncated" in examples.column_names:
+            told += f"; {sum(examples['truncated'][:])} of them cut to {encoder.length} tokens"
+            examples = examples.remove_columns("truncated")
+        rank_zero_info(told)
+        return examples
 
 
 def _plain(source: Any) -> Any:

@@ -71,7 +71,7 @@ def export_headset(
         FORMATS[kind].check(headset, name)
     if not allow_untrained:
         headset.check_trained(names)
-    if headset.tokenizer is None:
+    if headset.processor is None:
         raise HeadsetError(
             "An export holds the tokenizer too: Headset(..., tokenizer=AutoTokenizer.from_pretrained(...))."
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from headset.custom import check_custom, write_custom
 from headset.export_transformers import TASKS
 from headset.model import Headset
-from headset.verify import Loader, answer, sample
+from headset.verify import Loader, answer
 
 __all__ = ["check", "write"]
 
@@ -22,7 +22,7 @@ def check(headset: Headset, name: str) -> None:
 
 def write(headset: Headset, name: str, folder: Path) -> Loader:
     """Write configuration, code, weights and tokenizer."""
-    write_custom(headset, name, folder, answer(headset, name, sample(headset)))
+    write_custom(headset, name, folder, answer(headset, name, headset.sample(name)))
     config = json.loads((folder / "config.json").read_text())
     auto_class = list(config["auto_map"])[-1]
     needs = f"# pip install {' '.join(config['head_distributions'])}\n" if config["head_distributions"] else ""

@@ -8,8 +8,8 @@ import torch
 from backbones.errors import HeadsetError
 from heads.base import Head
 from heads.pooling import Pooling
-from headset.batches import TextEncoder
 from headset.model import Headset
+from headset.text_encoder import TextEncoder
 from headset.verify import Loader
 
 __all__ = ["check", "is_plain_pooling", "write"]

@@ -34,9 +34,9 @@ def check(headset: Headset, name: str) -> None:
 def write(headset: Headset, name: str, folder: Path) -> Loader:
     """Write model and tokenizer."""
     head = headset.head(name)
-    assert isinstance(head.scorer, NativeModel) and head.auto_class and headset.tokenizer is not None
+    assert isinstance(head.scorer, NativeModel) and head.auto_class and headset.processor is not None
     head.scorer.whole(headset.backbone).save_pretrained(folder)
-    headset.tokenizer.save_pretrained(folder)
+    headset.processor.save_pretrained(folder)
     task = TASKS[head.auto_class]
     usage = f'from transformers import pipeline\n\nanswer = pipeline("{task}", "path/to/{name}")("A text.")'
     return Loader("transformers", head.auto_class, task, usage)

@@ -1,4 +1,4 @@
-"""A whole headset as a folder: ``headset.json``, ``model.safetensors``, and the tokenizer's files."""
+"""A whole headset as a folder: ``headset.json``, ``model.safetensors``, and the processor's files."""
 
 import json
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 from safetensors.torch import load_model, save_model
 
 from backbones.errors import HeadsetError
-from backbones.loading import load_tokenizer
-from headset.checkpoint import build_headset, describe
+from headset.checkpoint import build_headset, describe, make_heads
 from headset.model import Headset
+from headset.processors import load_processor
 
 __all__ = ["load_folder", "new_folder", "save_folder"]
 
 DESCRIPTION = "headset.json"
 WEIGHTS = "model.safetensors"
-TOKENIZER = "tokenizer"
+PROCESSOR = "processor"
 MARKS = (DESCRIPTION, "config.json", "modules.json")  # one of these is in every folder that is written here
 
 
@@ -68,8 +68,8 @@ def save_folder(headset: Headset, folder: str) -> None:
     with new_folder(folder, overwrite=True) as draft:
         (draft / DESCRIPTION).write_text(json.dumps(describe(headset), indent=2))
         save_model(headset, str(draft / WEIGHTS))
-        if headset.tokenizer is not None:
-            headset.tokenizer.save_pretrained(draft / TOKENIZER)
+        if headset.processor is not None:
+            headset.processor.save_pretrained(draft / PROCESSOR)
 
 
 def load_folder(folder: str, trust_heads: bool = False) -> Headset:
@@ -82,7 +82,7 @@ def load_folder(folder: str, trust_heads: bool = False) -> Headset:
     if not (place / DESCRIPTION).is_file():
         raise HeadsetError(f"{folder} holds no headset: it has no {DESCRIPTION}. Headset.save_pretrained writes one.")
     description = json.loads((place / DESCRIPTION).read_text())
-    tokenizer = load_tokenizer(str(place / TOKENIZER)) if (place / TOKENIZER).is_dir() else None
-    headset = build_headset(description, tokenizer, trust_heads)
+    heads, files = make_heads(description, trust_heads), place / PROCESSOR
+    headset = build_headset(description, heads, load_processor(str(files), heads) if files.is_dir() else None)
     load_model(headset, place / WEIGHTS)
     return headset.eval()

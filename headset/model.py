@@ -16,13 +16,13 @@ from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import limit_length
 from heads.base import Head, HeadContext, HeadOutput
 from heads.targets import TagTarget
-from headset.batches import TextEncoder
+from headset.batches import make_batch, make_encoder
+from headset.encoders import Encoder
+from headset.processors import Processor
 
-__all__ = ["Headset", "Text", "check_name", "evaluating", "make_batch"]
+__all__ = ["Headset", "check_name", "evaluating"]
 
 Labels = Mapping[str, Sequence[str] | None]
-# What a row of `predict` may be: a text, a pair of texts, or a text split into words.
-Text = str | tuple[str, str] | list[str]
 
 
 class Headset(nn.Module):
@@ -32,7 +32,8 @@ class Headset(nn.Module):
         backbone: The backbone.
         heads: The heads by name; they are built here.
         labels: The label set of each head that has one, in the order of its outputs.
-        tokenizer: Needed for `predict`, and kept in everything that is saved.
+        tokenizer: Makes the inputs of `predict`, and is kept in everything that is saved.
+        processor: The same for other inputs than texts: an image processor, or a feature extractor.
 
     Raises:
         HeadsetError: A name is taken or unknown, or a head does not fit the backbone.
@@ -53,6 +54,7 @@ class Headset(nn.Module):
         heads: Mapping[str, Head],
         labels: Labels | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        processor: Processor | None = None,
     ) -> None:
         super().__init__()
         labels = labels or {}
@@ -60,19 +62,24 @@ class Headset(nn.Module):
             if name not in heads:
                 raise invalid_choice("head in labels", name, heads)
         self.backbone = backbone
-        self.tokenizer = tokenizer
+        self.processor = processor or tokenizer
         self.heads = nn.ModuleDict()
         # Of each head: "new" (random weights), "loaded" (from a checkpoint of others), or "trained" (here).
         self.states: dict[str, str] = {}
-        if tokenizer is not None:
-            limit_length(tokenizer, backbone.config)
-            _agree_on_padding(backbone.config.get_text_config(), tokenizer, heads)
+        if self.tokenizer is not None:
+            limit_length(self.tokenizer, backbone.config)
+            _agree_on_padding(backbone.config.get_text_config(), self.tokenizer, heads)
         for name, head in heads.items():
             check_name(name)
             names = labels.get(name)
             head.attach(HeadContext(backbone, None if names is None else tuple(map(str, names))))
             self.heads[name] = head
             self.states[name] = "new"
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The processor, if it is a tokenizer."""
+        return self.processor if isinstance(self.processor, PreTrainedTokenizerBase) else None
 
     @property
     def labels(self) -> dict[str, tuple[str, ...] | None]:
@@ -101,14 +108,25 @@ class Headset(nn.Module):
         Returns:
             The output of each head.
         """
-        chosen = {name: self.head(name) for name in (self.heads if heads is None else heads)}
-        requests = {name: head.request(batch) for name, head in chosen.items()}
+        return self.answer(dict.fromkeys(self.heads if heads is None else heads, batch))
+
+    def answer(self, batches: Mapping[str, Mapping[str, Any]]) -> dict[str, HeadOutput]:
+        """The answers of heads to batches of their own, which share a pass as far as their requests are the same.
+
+        Args:
+            batches: The batch of each head to run, as `forward` takes it.
+
+        Returns:
+            The output of each head.
+        """
+        chosen = {name: self.head(name) for name in batches}
+        requests = {name: head.request(batches[name]) for name, head in chosen.items()}
         features: dict[str, Any] = dict.fromkeys(chosen)
         for call, names in merge_calls({name: call for name, call in requests.items() if call is not None}):
             features |= dict.fromkeys(names, self.backbone.run(call))
         if self.training and torch.is_grad_enabled():
             self.states |= dict.fromkeys(chosen, "trained")
-        return {name: head(features[name], batch) for name, head in chosen.items()}
+        return {name: head(features[name], batches[name]) for name, head in chosen.items()}
 
     def freeze_unused(self) -> None:
         """Freeze what no head needs of the backbone, such as a pooler: DistributedDataParallel fails on it."""
@@ -116,9 +134,14 @@ class Headset(nn.Module):
         for name in set.intersection(*unused):
             self.backbone.model.get_parameter(name).requires_grad_(False)
 
-    def losses(self, outputs: Mapping[str, HeadOutput], batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The loss of each head, from its output and ``batch["labels"][name]``, None where it learns without labels."""
-        labels = batch.get("labels", {})
+    def prepare(self, batch: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], dict[str, Any]]:
+        """What each head learns from and is measured on: its batch, and its labels; None where it learns without."""
+        given = batch.get("labels", {})
+        prepared = {name: self.head(name).prepare(batch, given.get(name)) for name in self.heads}
+        return {name: one for name, (one, _) in prepared.items()}, {name: two for name, (_, two) in prepared.items()}
+
+    def losses(self, outputs: Mapping[str, HeadOutput], labels: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The loss of each head, from its output and its labels."""
         return {name: self.head(name).loss(output, labels.get(name)) for name, output in outputs.items()}
 
     def check_trained(self, heads: Sequence[str] | None = None) -> None:
@@ -136,56 +159,72 @@ class Headset(nn.Module):
 
     def predict(
         self,
-        texts: Sequence[Text],
+        inputs: Sequence[Any],
         heads: Sequence[str] | None = None,
         batch_size: int = 32,
         max_length: int | None = None,
         allow_untrained: bool = False,
     ) -> dict[str, list[dict[str, Any]]]:
-        """Answers for texts, in their order.
+        """Answers for inputs, in their order.
 
         Args:
-            texts: Texts, or pairs of texts (tuples), or texts split into words (lists).
+            inputs: Texts, or pairs of texts (tuples), or texts split into words (lists); or what else the heads read.
             heads: The heads to run; all, if not given.
-            batch_size: How many texts to run at once.
+            batch_size: How many inputs to run at once.
             max_length: The number of tokens that a text is cut at; by default what the tokenizer says.
             allow_untrained: Also run heads with random weights.
 
         Returns:
-            For each head one dictionary a text.
+            For each head one dictionary an input.
 
         Raises:
-            HeadsetError: There is no tokenizer, or a head is untrained.
+            HeadsetError: There is no tokenizer, or a head is untrained, or an input is nothing that the heads read.
         """
-        if self.tokenizer is None:
-            raise HeadsetError("predict needs a tokenizer: Headset(..., tokenizer=AutoTokenizer.from_pretrained(...)).")
         names = list(self.heads if heads is None else heads)
-        _check_texts(texts)
+        if isinstance(inputs, str):
+            raise HeadsetError(
+                f"predict takes a list of texts, got one text. Give it in a list: predict([{inputs[:40]!r}])."
+            )
         if not allow_untrained:
             self.check_trained(names)
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         device = next(self.parameters()).device
         with evaluating(self), torch.inference_mode():
             for group in self._alike(names):
-                first = self.head(group[0])
-                encoder = TextEncoder(self.tokenizer, max_length, separate=first.texts == "separate")
-                rows = [_words(text) for text in texts] if _by_word(first) else texts
-                for start in range(0, len(texts), batch_size):
-                    batch = make_batch(encoder, rows[start : start + batch_size], device)
+                encoder = self.encoder(group[0], max_length)
+                encoder.columns(inputs)  # complains of all before it answers some
+                for start in range(0, len(inputs), batch_size):
+                    batch = make_batch(encoder, inputs[start : start + batch_size], device)
                     for name, output in self(batch, group).items():
                         answers[name] += self.head(name).predict(output)
         return answers
 
     def _alike(self, names: Sequence[str]) -> list[list[str]]:
-        """The heads in groups that read texts in the same way: in pairs or each for itself, and by words or not."""
+        """The heads in groups that read inputs in the same way, and texts by words or not."""
         groups: dict[tuple[str, bool], list[str]] = {}
         for name in names:
             head = self.head(name)
-            groups.setdefault((head.texts, _by_word(head)), []).append(name)
+            groups.setdefault((head.reads, _by_word(head)), []).append(name)
         return list(groups.values())
 
+    def encoder(self, name: str, max_length: int | None = None) -> Encoder:
+        """What makes the inputs of a head, for prediction.
+
+        Raises:
+            HeadsetError: There is no tokenizer, or the length does not fit it.
+        """
+        if self.processor is None:
+            raise HeadsetError("predict needs a tokenizer: Headset(..., tokenizer=AutoTokenizer.from_pretrained(...)).")
+        head = self.head(name)
+        return make_encoder(head.reads, self.processor, max_length, split_words=_by_word(head))
+
+    def sample(self, name: str) -> dict[str, Any]:
+        """A small batch for a head, to compare answers on."""
+        encoder = self.encoder(name)
+        return make_batch(encoder, encoder.samples)
+
     def save_pretrained(self, folder: str) -> None:
-        """Write the whole headset: backbone, heads, labels and tokenizer, as safetensors and JSON."""
+        """Write the whole headset: backbone, heads, labels and processor, as safetensors and JSON."""
         from headset.folder import save_folder
 
         save_folder(self, folder)
@@ -216,18 +255,18 @@ class Headset(nn.Module):
 
     @classmethod
     def from_transformers(
-        cls, source: str | PreTrainedModel, head: str = "head", tokenizer: PreTrainedTokenizerBase | None = None
+        cls, source: str | PreTrainedModel, head: str = "head", processor: Processor | None = None
     ) -> "Headset":
         """Take a fine-tuned task model of transformers apart into a backbone and a head, in eval mode.
 
         Args:
             source: A folder, a hub id, or the model itself, whose base is then shared and not copied.
             head: What the head is called.
-            tokenizer: The tokenizer; by default the one beside the model, if the source is a path.
+            processor: The tokenizer, or what else makes inputs; by default the one beside the model, if that is a path.
         """
         from headset.stored import import_task_model
 
-        return import_task_model(source, head, tokenizer)
+        return import_task_model(source, head, processor)
 
     def export(self, folder: str, **kwargs: Any) -> dict[str, str]:
         """Export each head to a folder that other libraries load; the arguments are those of `export_headset`.
@@ -253,21 +292,6 @@ def check_name(name: str) -> None:
         )
 
 
-def make_batch(encoder: TextEncoder, texts: Sequence[Text], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A batch of texts, pairs of texts (tuples), or texts split into words (lists)."""
-    columns = list(zip(*texts, strict=True)) if isinstance(texts[0], tuple) else [texts]
-    encoded = encoder.encode(columns)
-    rows = [dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True)]
-    batch = encoder.collate(rows)
-    return {key: _moved(value, device) for key, value in batch.items()}
-
-
-def _moved(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode for a while; then each sub-module is in the mode that it was in."""
@@ -280,26 +304,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _check_texts(texts: Sequence[Text]) -> None:
-    if isinstance(texts, str):
-        raise HeadsetError(
-            f"predict takes a list of texts, got one text. Give it in a list: predict([{texts[:40]!r}])."
-        )
-    kinds = {type(text) for text in texts}
-    lengths = {len(text) for text in texts if isinstance(text, tuple)}
-    if len(kinds) > 1 or not kinds <= {str, tuple, list} or not lengths <= {2}:
-        raise HeadsetError(
-            "predict takes texts (strings), or pairs of texts (tuples of two), or texts split into words (lists), all "
-            f"of one kind; got {', '.join(sorted(kind.__name__ for kind in kinds))}."
-        )
-
-
 def _by_word(head: Head) -> bool:
     return isinstance(head.target(), TagTarget)
-
-
-def _words(text: Text) -> Text:
-    return text.split() if isinstance(text, str) else text
 
 
 def _agree_on_padding(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, heads: Mapping[str, Head]) -> None:

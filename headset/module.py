@@ -17,21 +17,20 @@ from transformers import PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError, invalid_choice
-from backbones.loading import limit_length, load_config, load_tokenizer
+from backbones.loading import limit_length, load_config
 from heads.base import Head, HeadOutput
-from heads.registry import make_head
 from headset.checkpoint import (
     check_same,
     describe,
     fitting_weights,
+    make_heads,
     read_checkpoint,
-    tokenizer_files,
-    tokenizer_from_files,
 )
 from headset.data import TextData
 from headset.labels import other_labels
 from headset.model import Headset, check_name
 from headset.optim import check_schedule, make_optimizer, make_scheduler, optimizer_spec
+from headset.processors import Processor, load_processor, processor_files, processor_from_files
 from headset.stored import find_stored_heads, load_stored_head
 
 __all__ = ["LitHeadset"]
@@ -50,14 +49,17 @@ class LitHeadset(LightningModule):
         backbone: A folder, a hub id or ``package://some_package/folder``; or these with settings.
         heads: The heads by name. In YAML the name of a class is enough: ``{topic: SequenceClassification}``.
         labels: Label sets, for heads whose labels shall not be those found in the training data, or not in that order.
-        tokenizer: Where the tokenizer is, if not beside the backbone.
+        processor: Where the tokenizer, image processor or feature extractor is, if not beside the backbone.
         learning_rate: Of AdamW; 5e-5 if not given.
         weight_decay: Of AdamW, on matrices; 0.01 if not given.
         optimizer: Another optimizer, with its own learning rate and weight decay.
         scheduler: How the learning rate goes, as transformers names it: ``linear``, ``cosine``, ``constant``, ...
         warmup: How long it rises at first: a share of the run, or a number of steps.
         loss_weights: The weight of each head in the loss; 1 where not given.
-        new_heads: Heads that start anew although the backbone's checkpoint has trained weights for them.
+        stored_head: What becomes of the head in the backbone's checkpoint, where that is of a task: ``keep`` gives its
+            weights to the head of that task, ``replace`` starts that head anew, with labels of its own, ``drop`` says
+            that no head is of that task. If not given, it is kept where a head is of its task.
+        new_heads: Heads that start anew although a checkpoint has trained weights for them.
 
     Raises:
         HeadsetError: A setting is wrong. Nothing is loaded before settings are checked.
@@ -68,13 +70,14 @@ class LitHeadset(LightningModule):
         backbone: str | BackboneOptions,
         heads: dict[str, Head],
         labels: dict[str, list[str] | None] | None = None,
-        tokenizer: str | None = None,
+        processor: str | None = None,
         learning_rate: float | None = None,
         weight_decay: float | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: str = "linear",
         warmup: float = 0.1,
         loss_weights: dict[str, float] | None = None,
+        stored_head: str | None = None,
         new_heads: list[str] | None = None,
     ) -> None:
         super().__init__()
@@ -106,35 +109,38 @@ class LitHeadset(LightningModule):
                 "backbone": dataclasses.asdict(self.backbone_options),
                 "heads": {name: head.spec() for name, head in heads.items()},
                 "labels": labels or {},
-                "tokenizer": tokenizer,
+                "processor": processor,
                 "learning_rate": learning_rate,
                 "weight_decay": weight_decay,
                 "optimizer": None,
                 "scheduler": scheduler,
                 "warmup": warmup,
                 "loss_weights": loss_weights or {},
+                "stored_head": stored_head,
                 "new_heads": new_heads or [],
             }
         )
         self._labels = {name: None if names is None else tuple(names) for name, names in (labels or {}).items()}
         self._states: dict[str, str] = {}
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._processor: Processor | None = None
         self._seed = 0
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer: that of the checkpoint, or the one that the settings name; loaded when first asked for."""
-        if self._tokenizer is None:
+    def processor(self) -> Processor:
+        """The processor: that of the checkpoint, or the one that the settings name; loaded when first asked for."""
+        if self._processor is None:
             options = self.backbone_options
-            self._tokenizer = load_tokenizer(self.hparams["tokenizer"] or options.path, revision=options.revision)
-            limit_length(self._tokenizer, load_config(options.path, revision=options.revision))
-        return self._tokenizer
+            place = self.hparams["processor"] or options.path
+            self._processor = load_processor(place, self.heads, revision=options.revision)
+            if isinstance(self._processor, PreTrainedTokenizerBase):
+                limit_length(self._processor, load_config(options.path, revision=options.revision))
+        return self._processor
 
     @functools.cached_property
     def stored_heads(self) -> dict[str, tuple[str, ...] | None]:
         """The heads whose weights lie in the backbone's checkpoint, with their labels there, if they have any."""
         heads = {name: head for name, head in self.heads.items() if name not in self.hparams["new_heads"]}
-        return find_stored_heads(self.backbone_options, heads, self._labels)
+        return find_stored_heads(self.backbone_options, heads, self._labels, self.hparams["stored_head"])
 
     @property
     def loaded_heads(self) -> set[str]:
@@ -147,7 +153,7 @@ class LitHeadset(LightningModule):
         return {name: self.stored_heads.get(name) or self._labels.get(name) for name in self.heads}
 
     def restore(self, hparams: Mapping[str, Any]) -> None:
-        """Take from a checkpoint's settings what must not come from elsewhere: shapes, labels, tokenizer, states."""
+        """Take from a checkpoint's settings what must not come from elsewhere: shapes, labels, processor, states."""
         check_same(self.hparams, hparams)
         self.backbone_options = dataclasses.replace(
             BackboneOptions(**hparams["backbone"]), freeze=self.backbone_options.freeze
@@ -156,8 +162,8 @@ class LitHeadset(LightningModule):
         self._labels |= {name: names and tuple(names) for name, names in hparams["labels"].items() if name in old}
         self._states = {name: state for name, state in hparams["states"].items() if name in old}
         self._seed = hparams["seed"]
-        if hparams["tokenizer"]:
-            self._tokenizer = tokenizer_from_files(hparams["tokenizer"])
+        if hparams["processor"]:
+            self._processor = processor_from_files(hparams["processor"], self.heads)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -179,8 +185,8 @@ class LitHeadset(LightningModule):
         known = inspect.signature(cls).parameters
         settings = {key: value for key, value in hparams.items() if key in known} | {
             "backbone": BackboneOptions(**hparams["backbone"]),
-            "heads": {name: make_head(spec, trusted=trust_heads) for name, spec in hparams["heads"].items()},
-            "tokenizer": None,
+            "heads": make_heads(hparams, trust_heads),
+            "processor": None,
         }
         module = cls(**(settings | kwargs))
         module.restore(hparams)
@@ -198,7 +204,7 @@ class LitHeadset(LightningModule):
         if self.headset is not None:
             return
         backbone = Backbone.from_options(self.backbone_options)
-        self.headset = Headset(backbone, self.heads, self.labels, self.tokenizer)
+        self.headset = Headset(backbone, self.heads, self.labels, processor=self.processor)
         for name in self.stored_heads:
             load_stored_head(name, self.heads[name], self.backbone_options.path)
             self.headset.states[name] = "loaded"
@@ -327,14 +333,15 @@ class LitHeadset(LightningModule):
         """Make the checkpoint self-contained."""
         described = describe(self.built)
         described["backbone"] |= {"path": self.backbone_options.path, "revision": self.backbone_options.revision}
-        settings = {"tokenizer": tokenizer_files(self.tokenizer), "seed": self._seed}
+        settings = {"processor": processor_files(self.processor), "seed": self._seed}
         if self.optimizer is not None:
             settings["optimizer"] = optimizer_spec(self.trainer.optimizers[0])
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], **described, **settings}
 
     def _step(self, batch: Mapping[str, Any], stage: str) -> Tensor:
-        outputs = self(batch)
-        losses = self.built.losses(outputs, batch)
+        batches, labels = self.built.prepare(batch)
+        outputs = self.built.answer(batches)
+        losses = self.built.losses(outputs, labels)
         weights: dict[str, float] = self.hparams["loss_weights"]
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         logged = {f"{stage}/loss": total} | ({f"{stage}/{name}/loss": loss for name, loss in losses.items()})
@@ -343,7 +350,7 @@ class LitHeadset(LightningModule):
         self.log_dict(logged, prog_bar=not evaluates, on_epoch=evaluates, sync_dist=evaluates, batch_size=rows)
         if evaluates:
             for name, output in outputs.items():
-                inputs = self.heads[name].metric_inputs(output, batch.get("labels", {}).get(name))
+                inputs = self.heads[name].metric_inputs(output, labels[name])
                 self._measure(stage, name).update(*inputs)
         return total
 

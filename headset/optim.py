@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
 
 from backbones.errors import HeadsetError, invalid_choice
 
@@ -110,6 +109,9 @@ def make_scheduler(optimizer: Optimizer, name: str, warmup: float, steps: float)
     if math.isinf(steps):
         raise HeadsetError("The schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps.")
     rising = round(warmup * steps) if warmup <= 1 else int(warmup)
+    # Not before: it imports bitsandbytes, where that is installed, whose AdamW would be a second one for configurations.
+    from transformers import get_scheduler
+
     schedule: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=rising, num_training_steps=int(steps))
     return schedule
 

@@ -1,47 +1,54 @@
 """Heads whose weights lie in the backbone's own checkpoint: a fine-tuned classifier is a backbone and a head."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import transformers
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel
 
 from backbones.backbone import Backbone, BackboneOptions
-from backbones.errors import HeadsetError
-from backbones.loading import base_of, load_config, load_task_model, load_tokenizer, own_class
+from backbones.errors import HeadsetError, invalid_choice
+from backbones.loading import base_of, load_config, load_task_model, own_class
 from heads.base import Head
 from heads.native import NativeModel
-from heads.sequence_classification import SequenceClassification
-from heads.task_models import is_stored, task_class
-from heads.token_classification import TokenClassification
+from heads.registry import BUILT_IN, list_heads, load_head_class
+from heads.targets import NumberTarget
+from heads.task_models import is_stored, is_task_model
 from headset.labels import other_labels
 from headset.model import Headset
+from headset.processors import Processor, load_processor
 
 __all__ = ["find_stored_heads", "import_task_model", "load_stored_head"]
 
+POLICIES = ("keep", "replace", "drop")
 Labels = tuple[str, ...] | None
 
 
 def find_stored_heads(
-    options: BackboneOptions, heads: Mapping[str, Head], labels: Mapping[str, Labels]
+    options: BackboneOptions, heads: Mapping[str, Head], labels: Mapping[str, Labels], policy: str | None = None
 ) -> dict[str, Labels]:
-    """The heads whose weights lie in the backbone's checkpoint.
+    """The heads whose weights lie in the backbone's checkpoint and are taken from there.
 
     Args:
         options: The backbone.
         heads: The heads that may be loaded.
         labels: The label sets that the settings name.
+        policy: ``keep``: a head takes the weights. ``replace``: a head of the same task starts anew. ``drop``: none is
+            of that task. None: they are taken where a head is of that task.
 
     Returns:
         The label set of each head that is stored, in the order there; None if the head has no label set.
 
     Raises:
-        HeadsetError: Several heads could take the same weights, or the settings name other labels.
+        HeadsetError: Several heads could take the same weights, the settings name other labels, or the heads are not
+            what the policy says.
     """
     if options.config is not None or options.random_weights:
         return {}
     config = load_config(options.path, revision=options.revision)
     names = [name for name, head in heads.items() if head.auto_class and is_stored(head.auto_class, config)]
+    if policy is not None:
+        _check_policy(policy, options.path, names, config)
+    if policy in ("replace", "drop"):
+        return {}
     if len(names) > 1:
         raise HeadsetError(
             f"{options.path} has the weights of one head, and {' and '.join(names)} could take them. Name those that "
@@ -54,7 +61,7 @@ def find_stored_heads(
             found[name] = _agreed(name, stored, labels.get(name))
         else:
             found[name] = None
-            _check_numbers(name, config)
+            _check_numbers(name, heads[name], config)
     return found
 
 
@@ -72,15 +79,13 @@ def load_stored_head(name: str, head: Head, path: str) -> None:
         raise HeadsetError(f"{error} To start the head '{name}' anew: --model.new_heads '[{name}]'") from error
 
 
-def import_task_model(
-    source: str | PreTrainedModel, name: str, tokenizer: PreTrainedTokenizerBase | None = None
-) -> Headset:
+def import_task_model(source: str | PreTrainedModel, name: str, processor: Processor | None = None) -> Headset:
     """A fine-tuned task model of transformers as a headset: its base is the backbone, the rest a native head.
 
     Args:
         source: A folder, a hub id, or the model itself, whose base is then shared and not copied.
         name: What the head is called.
-        tokenizer: The tokenizer; by default the one beside the model, if the source is a path.
+        processor: What makes its inputs; by default that beside the model, if the source is a path.
 
     Raises:
         HeadsetError: The checkpoint is not whole, or its task has no head here.
@@ -89,12 +94,14 @@ def import_task_model(
         kind = own_class(load_config(source))
         if kind is None:
             raise HeadsetError(f"The config.json at {source} names no model class of transformers under architectures.")
-        tokenizer = tokenizer or load_tokenizer(source)
-        source = load_task_model(source, kind)
-    head = _head_for(source)
+        place, source = source, load_task_model(source, kind)
+        head = _head_for(source)
+        processor = processor or load_processor(place, {name: head})
+    else:
+        head = _head_for(source)
     config = source.config
     labels = tuple(map(str, (config.id2label or {}).values())) if _has_labels(head) else None
-    headset = Headset(Backbone(base_of(source)), {name: head}, {name: labels}, tokenizer)
+    headset = Headset(Backbone(base_of(source)), {name: head}, {name: labels}, processor=processor)
     scorer = head.scorer
     assert isinstance(scorer, NativeModel)
     scorer.take(source)
@@ -104,20 +111,38 @@ def import_task_model(
 
 def _head_for(model: PreTrainedModel) -> Head:
     """The built-in head for the task of a model."""
-    settings = _sequence_settings(model.config)
-    known: list[Head] = [SequenceClassification(**settings), TokenClassification()]
-    for head in known:
-        mapping = getattr(transformers, head.auto_class or "")._model_mapping
-        if type(model.config) in mapping and task_class(head.auto_class or "", model.config) is type(model):
-            return head
-    names = ", ".join(str(head.auto_class) for head in known)
-    raise HeadsetError(f"There is no head here for {type(model).__name__}. Heads are imported from: {names}.")
+    tasks: list[str] = []
+    for entry in list_heads().values():
+        if entry.origin == BUILT_IN:
+            kind = load_head_class(entry.class_path)
+            head = kind(**kind.stored_arguments(model.config))
+            if head.auto_class and is_task_model(head.auto_class, model):
+                return head
+            tasks += [head.auto_class] if head.auto_class else []
+    raise HeadsetError(
+        f"There is no head here for {type(model).__name__}. Heads are imported from: {', '.join(tasks)}."
+    )
 
 
-def _sequence_settings(config: PretrainedConfig) -> dict[str, Any]:
-    """As transformers reads a configuration: one output without a problem type is regression."""
-    kind = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
-    return {"problem_type": kind, "num_outputs": config.num_labels if kind == "regression" else 1}
+def _check_policy(policy: str, path: str, names: Sequence[str], config: PretrainedConfig) -> None:
+    """Check that the heads of the stored task are what the settings say of them.
+
+    Raises:
+        HeadsetError: They are not.
+    """
+    stored = f"{path} holds {' '.join(config.architectures or ['a base model'])}"
+    if policy not in POLICIES:
+        raise invalid_choice("stored_head", policy, POLICIES)
+    if policy == "drop" and names:
+        raise HeadsetError(
+            f"{stored}, and the head '{names[0]}' is of that task. It takes those weights with stored_head: keep, and "
+            "starts anew with stored_head: replace."
+        )
+    if policy != "drop" and not names:
+        raise HeadsetError(
+            f"{stored}, and no head is of that task, so none can {policy} its weights. To do without them: "
+            "stored_head: drop"
+        )
 
 
 def _has_labels(head: Head) -> bool:
@@ -125,9 +150,9 @@ def _has_labels(head: Head) -> bool:
     return target is not None and target.find_labels([]) is not None
 
 
-def _check_numbers(name: str, config: PretrainedConfig) -> None:
-    """Check that a head without labels does not take the weights of one with labels."""
-    if config.problem_type != "regression" and config.num_labels != 1:
+def _check_numbers(name: str, head: Head, config: PretrainedConfig) -> None:
+    """Check that a head for numbers does not take the weights of one with labels."""
+    if isinstance(head.target(), NumberTarget) and config.problem_type != "regression" and config.num_labels != 1:
         raise other_labels(name, list((config.id2label or {}).values()), ["no labels, but numbers"])
 
 

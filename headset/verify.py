@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbones.errors import HeadsetError
-from headset.batches import TextEncoder
-from headset.model import Headset, make_batch
+from headset.model import Headset
+from headset.text_encoder import TextEncoder
 
-__all__ = ["Loader", "answer", "sample", "verify"]
+__all__ = ["Loader", "answer", "verify"]
 
-SAMPLE = ["A short text.", "Another one, which is a little longer than the first, and has 2 numbers: 3.", "?"]
 # What the process that loads an export must do without, whatever is installed.
 BLOCKED = frozenset({"backbones", "heads", "headset", "lightning", "pytorch_lightning", "torchmetrics"})
 
@@ -44,12 +43,6 @@ class Loader:
     needs: frozenset[str] = frozenset()
 
 
-def sample(headset: Headset) -> dict[str, Any]:
-    """A few inputs as a batch."""
-    assert headset.tokenizer is not None
-    return make_batch(TextEncoder(headset.tokenizer), SAMPLE)
-
-
 def answer(headset: Headset, name: str, batch: Mapping[str, Any]) -> Tensor:
     """What the head gives for a batch."""
     with torch.inference_mode():
@@ -63,7 +56,7 @@ def verify(headset: Headset, name: str, folder: Path, loader: Loader) -> None:
     Raises:
         HeadsetError: It cannot be loaded, weights are missing or too many, or it gives other numbers.
     """
-    batch = sample(headset)
+    batch = headset.sample(name)
     ours = answer(headset, name, batch)
     theirs = _load_apart(headset, name, folder, loader, batch)
     exact = ours.dtype in (torch.float32, torch.float64)
@@ -86,7 +79,7 @@ def _load_apart(headset: Headset, name: str, folder: Path, loader: Loader, batch
             "loader": asdict(loader) | {"needs": sorted(loader.needs)},
             "blocked": sorted({*BLOCKED, own} - loader.needs),
             "inputs": inputs,
-            "texts": SAMPLE,
+            "texts": TextEncoder.samples,
             "answers": answers,
         }
         save_file({key: value.contiguous() for key, value in batch.items() if isinstance(value, Tensor)}, inputs)

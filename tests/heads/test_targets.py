@@ -103,22 +103,22 @@ def test_which_need_a_column():
     assert ClassTarget().column_needed
 
 
-WORD_IDS = [None, 0, 0, 1, 2, 2, None]  # [CLS] New ##er York O ##k [SEP]
+EXAMPLE = {"word_ids": [None, 0, 0, 1, 2, 2, None]}  # [CLS] New ##er York O ##k [SEP]
 LABELS = ("O", "B-LOC", "I-LOC", "B-PER")
 
 
 def test_tags_on_the_first_subword():
-    assert TagTarget().encode(["B-LOC", "I-LOC", "O"], LABELS, WORD_IDS) == [-100, 1, -100, 2, 0, -100, -100]
+    assert TagTarget().encode(["B-LOC", "I-LOC", "O"], LABELS, EXAMPLE) == [-100, 1, -100, 2, 0, -100, -100]
 
 
 def test_tags_on_all_subwords():
     target = TagTarget("all")
-    assert target.encode(["B-LOC", "I-LOC", "O"], LABELS, WORD_IDS) == [-100, 1, 2, 2, 0, 0, -100]
-    assert target.encode(["B-PER", "O", "B-LOC"], LABELS, WORD_IDS) == [-100, 3, 3, 0, 1, 2, -100]
+    assert target.encode(["B-LOC", "I-LOC", "O"], LABELS, EXAMPLE) == [-100, 1, 2, 2, 0, 0, -100]
+    assert target.encode(["B-PER", "O", "B-LOC"], LABELS, EXAMPLE) == [-100, 3, 3, 0, 1, 2, -100]
 
 
 def test_words_that_were_cut_off_have_no_tag():
-    assert TagTarget().encode(["O", "B-LOC", "B-PER"], LABELS, [None, 0, None]) == [-100, 0, -100]
+    assert TagTarget().encode(["O", "B-LOC", "B-PER"], LABELS, {"word_ids": [None, 0, None]}) == [-100, 0, -100]
 
 
 def test_wrong_setting():

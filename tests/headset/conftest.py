@@ -18,7 +18,7 @@ class TargetHead(Head):
     def __init__(self, answer):
         super().__init__()
         self.answer = answer
-        self.texts = "separate" if isinstance(answer, PairTarget) else "joint"
+        self.reads = "pair" if isinstance(answer, PairTarget) else "text"
 
     def target(self):
         return self.answer

@@ -8,7 +8,8 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from backbones.errors import HeadsetError
 from heads.targets import ClassTarget, TagTarget
-from headset.batches import LABEL, Collator, TextEncoder
+from headset.batches import LABEL, Collator
+from headset.text_encoder import TextEncoder
 
 TEXTS = ["a good film", "unbelievably long-winded", "the book was not very good", "x"]
 OTHERS = ["so it is", "no", "one two three four five", "y"]
@@ -121,7 +122,9 @@ def test_default_length():
 def test_collator(tokenizer):
     encoder = TextEncoder(tokenizer)
     columns = encoder.encode((WORDS,)) | {"row": [7, 8, 9], LABEL + "topic": [0, 1, 0]}
-    columns[LABEL + "tags"] = [TagTarget().encode(["O"] * 3, ("O",), words) for words in columns["word_ids"]]
+    columns[LABEL + "tags"] = [
+        TagTarget().encode(["O"] * 3, ("O",), {"word_ids": words}) for words in columns["word_ids"]
+    ]
     collator = pickle.loads(
         pickle.dumps(Collator(encoder, {"topic": ClassTarget(), "tags": TagTarget(), "x": ClassTarget()}))
     )

@@ -121,7 +121,7 @@ class Recorder(LightningModule):
 
     def __init__(self, tokenizer, heads):
         super().__init__()
-        self.tokenizer, self.heads, self.labels = tokenizer, heads, {}
+        self.processor, self.heads, self.labels = tokenizer, heads, {}
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen = {"train": [], "validation": [], "test": [], "predict": []}
 

@@ -64,7 +64,7 @@ def test_losses_and_gradients_of_all_heads(headset):
     shape = batch["input_ids"].shape
     batch["labels"] = {"topic": torch.tensor([0, 1, 1]), "tags": torch.zeros(shape, dtype=torch.long)}
     outputs = headset.train()(batch, heads=["topic", "tags"])
-    losses = headset.losses(outputs, batch)
+    losses = headset.losses(outputs, batch["labels"])
     sum(losses.values()).backward()
     assert all(p.grad is not None for name in ("topic", "tags") for p in headset.head(name).parameters())
 

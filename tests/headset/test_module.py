@@ -139,7 +139,7 @@ def test_a_head_in_the_backbones_checkpoint_is_loaded_with_its_labels(tmp_path, 
     assert module.labels["mood"] == ("positive", "negative", "neutral")
     assert module.headset.states == {"mood": "loaded"}
     stock = AutoModelForSequenceClassification.from_pretrained(folder)
-    batch = dict(module.tokenizer(["a good film"], return_tensors="pt"))
+    batch = dict(module.processor(["a good film"], return_tensors="pt"))
     assert torch.allclose(module.headset.eval()(batch)["mood"].logits, stock(**batch).logits, atol=1e-6)
 
 
@@ -304,9 +304,9 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, tiny_bert, small_csv)
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(tiny_bert / name, folder)
-    with pytest.raises(HeadsetError, match=r"no tokenizer.*--model\.tokenizer"):
+    with pytest.raises(HeadsetError, match=r"no tokenizer.*--model\.processor"):
         fit(tmp_path, folder, small_csv)
-    fit(tmp_path, folder, small_csv, tokenizer=str(tiny_bert))
+    fit(tmp_path, folder, small_csv, processor=str(tiny_bert))
 
 
 def test_other_labels_than_the_checkpoints_are_refused_also_by_a_bare_trainer(tmp_path, tiny_bert, small_csv):

@@ -103,7 +103,7 @@ def test_a_long_cell(tmp_path):
         ("a.tsv", "text,label\na,b\n", "a.tsv: the file seems to be separated by a comma"),
         ("a.csv", "text,label\né,b\n".encode("utf-16"), "it seems to be UTF-16 text. Convert it: iconv -f UTF-16"),
         ("a.csv", "text,label\né,b\n".encode("utf-16-le"), "it seems to be UTF-16 text. Convert it: iconv -f UTF-16"),
-        ("a.csv", gzip.compress(b"text,label\na,b\n"), "it seems to be compressed with gzip. Unpack it first"),
+        ("a.csv", gzip.compress(b"text,label\na,b\n", mtime=0), "it seems to be compressed with gzip. Unpack it first"),
         ("a.xlsx", "hello", "none of the known suffixes: .csv, .tsv, .jsonl"),
     ],
 )

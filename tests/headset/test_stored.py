@@ -76,7 +76,7 @@ def test_without_its_head_weights_it_is_refused(tmp_path):
     config = BertConfig.from_pretrained(tmp_path / "mlm", architectures=["BertForSequenceClassification"])
     config.save_pretrained(tmp_path / "mlm")
     with pytest.raises(HeadsetError, match=r"lacks weights of BertForSequenceClassification: .*classifier"):
-        Headset.from_transformers(str(tmp_path / "mlm"), tokenizer=AutoTokenizer)
+        Headset.from_transformers(str(tmp_path / "mlm"), processor=AutoTokenizer)
 
 
 def test_a_task_without_a_head_here_says_so():

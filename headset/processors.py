@@ -1,0 +1,69 @@
+"""What makes model inputs: tokenizers, image processors, feature extractors; from a folder, or from a checkpoint."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    BaseImageProcessor,
+    FeatureExtractionMixin,
+    PreTrainedTokenizerBase,
+)
+
+from backbones.errors import HeadsetError
+from backbones.loading import load_tokenizer, resolve_path
+from heads.base import Head
+from headset.encoders import reading
+
+__all__ = ["Processor", "load_processor", "processor_files", "processor_from_files"]
+
+Processor = PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin
+# By what heads read; all else is text.
+LOADERS: dict[str, tuple[str, Any]] = {
+    "image": ("image processor", AutoImageProcessor),
+    "audio": ("feature extractor", AutoFeatureExtractor),
+}
+
+
+def load_processor(path: str, heads: Mapping[str, Head], **kwargs: Any) -> Processor:
+    """What makes the inputs of some heads, from the folder or hub id of a model.
+
+    Raises:
+        HeadsetError: There is none.
+    """
+    reads = reading(heads)
+    if reads not in LOADERS:
+        return load_tokenizer(path, **kwargs)
+    what, kind = LOADERS[reads]
+    try:
+        processor: Processor = kind.from_pretrained(resolve_path(path), trust_remote_code=False, **kwargs)
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise HeadsetError(
+            f"No {what} could be loaded from {path}: {reason} Say where there is one: --model.processor PATH"
+        ) from error
+    return processor
+
+
+def processor_files(processor: Processor) -> dict[str, bytes]:
+    """The files that a processor saves itself in, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir()) if file.is_file()}
+
+
+def processor_from_files(files: Mapping[str, bytes], heads: Mapping[str, Head]) -> Processor:
+    """The processor that `processor_files` took apart.
+
+    Raises:
+        HeadsetError: A name is not that of a file in one folder.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            if Path(name).name != name or name in (".", ".."):
+                raise HeadsetError(f"The checkpoint names a file {name!r}, which is not a plain file name.")
+            (Path(folder) / name).write_bytes(content)
+        return load_processor(folder, heads)

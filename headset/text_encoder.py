@@ -1,0 +1,180 @@
+"""From texts to token ids, and from token ids to a padded batch."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from backbones.errors import HeadsetError
+from heads.targets import pad_rows
+from headset.checks import check_text
+from headset.encoders import Encoder
+
+__all__ = ["DEFAULT_LENGTH", "TextEncoder"]
+
+DEFAULT_LENGTH = 512
+NO_WORD = -1
+
+
+@dataclass(frozen=True)
+class TextEncoder(Encoder):
+    """Tokenises texts and pads them into batches, in the same way for training and for prediction.
+
+    Args:
+        tokenizer: Any tokenizer of transformers that has a padding token.
+        max_length: The most tokens of an input; the rest is cut off. None takes the tokenizer's own limit, at most 512.
+        separate: Whether two texts of a row are two inputs, and not one input with both.
+        split_words: Whether plain strings are split into words, where there is white space.
+
+    Raises:
+        HeadsetError: ``max_length`` is more than the tokenizer allows, or leaves no place for a text.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int | None = None
+    separate: bool = False
+    split_words: bool = False
+
+    samples = ("A short text.", "Another one, which is a little longer than the first, and has 2 numbers: 3.", "?")
+
+    def __post_init__(self) -> None:
+        """Check the length."""
+        limit = self.tokenizer.model_max_length
+        special = self.tokenizer.num_special_tokens_to_add()
+        if self.max_length is not None and not special < self.max_length <= limit:
+            most = f"at most {limit}, the limit of this tokenizer" if limit < 10**9 else "no upper limit here"
+            raise HeadsetError(
+                f"Invalid max_length: {self.max_length}. Give a number of tokens of at least {special + 1} "
+                f"({special} of them are special tokens), {most}."
+            )
+
+    @property
+    def padding_side(self) -> str:
+        """The side on which the tokenizer pads."""
+        side: str = self.tokenizer.padding_side
+        return side
+
+    @property
+    def length(self) -> int:
+        """The most tokens of an input."""
+        return self.max_length or min(self.tokenizer.model_max_length, DEFAULT_LENGTH)
+
+    def columns(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
+        """Texts, pairs of texts (tuples), or texts split into words (lists), as one column or two.
+
+        Raises:
+            HeadsetError: They are none of these, or not all of one kind.
+        """
+        kinds = {type(text) for text in inputs}
+        lengths = {len(text) for text in inputs if isinstance(text, tuple)}
+        if len(kinds) > 1 or not kinds <= {str, tuple, list} or not lengths <= {2}:
+            raise HeadsetError(
+                "predict takes texts (strings), or pairs of texts (tuples of two), or texts split into words (lists), "
+                f"all of one kind; got {', '.join(sorted(kind.__name__ for kind in kinds))}."
+            )
+        return list(zip(*inputs, strict=True)) if kinds == {tuple} else [inputs]
+
+    def check(self, row: int, column: str, value: Any) -> None:
+        """Check that a text is a string, or a list of words, and not blank."""
+        check_text(row, column, value)
+
+    def encode(self, columns: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+        """Tokenise B rows.
+
+        Args:
+            columns: One or two lists of B texts; a text is a string, or a list of the words that it is split into.
+
+        Returns:
+            What the tokenizer gives, a list of B items each; ``truncated``, whether a row was cut; and, for texts that
+            are split into words, ``words``, how many there are in the first text, and ``word_ids``: each token's word,
+            None for special tokens and for a second text in the same input. With ``separate`` and two columns each
+            item is a list of two.
+
+        Raises:
+            HeadsetError: The texts are split into words, and the tokenizer cannot tell which token is of which word.
+        """
+        if self.split_words:
+            columns = [[text.split() if isinstance(text, str) else text for text in column] for column in columns]
+        if not self.separate or len(columns) == 1:
+            return self._encode(columns)
+        first, second = (self._encode([column]) for column in columns)
+        pairs = {key: [list(pair) for pair in zip(first[key], second[key], strict=True)] for key in first}
+        return pairs | {"truncated": [any(pair) for pair in pairs["truncated"]]}
+
+    def _encode(self, columns: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+        words = bool(columns[0]) and isinstance(columns[0][0], list)
+        if words and not self.tokenizer.is_fast:
+            raise HeadsetError(
+                f"The texts are split into words, and {type(self.tokenizer).__name__} cannot tell which token belongs "
+                "to which word. Use a model whose tokenizer has a tokenizer.json."
+            )
+        texts = [list(column) for column in columns]
+        settings: dict[str, Any] = {"is_split_into_words": words, "padding": False, "verbose": False}
+        encoded = self.tokenizer(*texts, truncation=True, max_length=self.length, **settings)
+        outputs: dict[str, list[Any]] = dict(encoded.data)
+        if encoded.encodings is None:
+            full = self.tokenizer(*texts, truncation=False, **settings)["input_ids"]
+            outputs["truncated"] = [len(ids) > self.length for ids in full]
+        else:
+            outputs["truncated"] = [bool(encoding.overflowing) for encoding in encoded.encodings]
+        if words:
+            outputs["words"] = [len(text) for text in columns[0]]
+            outputs["word_ids"] = [
+                [word if text == 0 else None for word, text in zip(e.word_ids, e.sequence_ids, strict=True)]
+                for e in encoded.encodings or ()
+            ]
+        return outputs
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Pad rows to the longest and stack them.
+
+        Args:
+            examples: Rows as ``encode`` gives them; their ``row`` is their number in the table.
+
+        Returns:
+            The model inputs ``(B, T)``, or ``(2B, T)`` for separate texts: the first texts of all rows, then the second
+            ones. ``meta`` holds ``texts``, 1 or 2; ``rows``, where the examples have them; where there are words
+            ``words``, the number of them in each input, also of those that were cut off, and ``word_ids`` ``(B, T)``,
+            with -1 at special tokens and padding; and ``attention_mask`` ``(B, T)``, where the model takes none.
+        """
+        first = examples[0]["input_ids"]
+        texts = 2 if len(first) == 2 and isinstance(first[0], list) else 1
+        inputs = [_one_text(example, text) for text in range(texts) for example in examples] if texts == 2 else examples
+        names = [name for name in self.tokenizer.model_input_names if name in inputs[0]]
+        batch = dict(self.tokenizer.pad([{name: row[name] for name in names} for row in inputs], return_tensors="pt"))
+        meta: dict[str, Any] = {"texts": texts}
+        if "row" in examples[0]:
+            meta["rows"] = [example["row"] for example in examples]
+        length, side = batch["input_ids"].shape[1], self.tokenizer.padding_side
+        if "attention_mask" not in batch:
+            meta["attention_mask"] = pad_rows(([1] * len(row["input_ids"]) for row in inputs), 0, length, side)
+        if "word_ids" in inputs[0]:
+            meta["words"] = [row["words"] for row in inputs]
+            words = ([NO_WORD if word is None else word for word in row["word_ids"]] for row in inputs)
+            meta["word_ids"] = pad_rows(words, NO_WORD, length, side)
+        return {**batch, "meta": meta}
+
+    def identity(self) -> list[str]:
+        """The settings, and the tokenizer."""
+        return [repr((self.length, self.separate, self.split_words)), *_tokenizer_identity(self.tokenizer)]
+
+
+def _one_text(example: Mapping[str, Any], text: int) -> dict[str, Any]:
+    """One of the two texts of a row, as a row of its own."""
+    return {key: value[text] for key, value in example.items() if isinstance(value, list)}
+
+
+def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The tokenizer, without what each call changes in it (truncation, padding) and where it was loaded from."""
+    settings = (
+        type(tokenizer).__qualname__,
+        tokenizer.truncation_side,
+        tokenizer.model_input_names,
+    )
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        return [repr(settings), json.dumps(backend | {"truncation": None, "padding": None})]
+    options = {key: value for key, value in tokenizer.init_kwargs.items() if key not in ("name_or_path", "vocab_file")}
+    return [repr(settings), repr(sorted(tokenizer.get_vocab().items())), repr(sorted(options.items()))]
