@@ -63,6 +63,11 @@ def checkpoint(version: int = 0) -> Path:
     return Path("lightning_logs", f"version_{version}", "checkpoints", "last.ckpt")
 
 
+def test_optimizers_of_other_libraries_do_not_get_in_the_way(folder: Path):
+    done = in_new_process("fit", "-c", "run.yaml", "--model.optimizer", "AdamW", "--print_config")
+    assert "class_path: torch.optim.AdamW" in done.stdout, done.stderr
+
+
 def in_new_process(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "headset", *arguments, *QUIET]
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
@@ -120,7 +125,10 @@ def test_help_and_listing_are_free_of_torch() -> None:
         ("fit -c run.yaml --model.learning_rate x", "Invalid model.learning_rate: 'x'. Expected: float, null."),
         ("fit -c run.yaml --data.batch_size x", "Invalid data.batch_size: 'x'. Expected: int."),
         ("fit -c run.yaml --model.optimizer SDG", "Invalid model.optimizer: there is no class 'SDG'."),
-        ("fit -c run.yaml --model.optimizer AdamW --model.optimizer.lrr 1", "Did you mean 'lr'? AdamW accepts: "),
+        (
+            "fit -c run.yaml --model.optimizer torch.optim.SGD --model.optimizer.lrr 1",
+            "Did you mean 'lr'? SGD accepts: ",
+        ),
         ("fit -c run.yaml --model.heads.mood.poling cls", "Did you mean 'pooling'? SequenceClassification accepts: "),
         ("fit -c run.yaml --model.heads.mood.pooling maen", "Invalid pooling mode: 'maen'"),
         (
