@@ -109,7 +109,7 @@ def make_scheduler(optimizer: Optimizer, name: str, warmup: float, steps: float)
     if math.isinf(steps):
         raise HeadsetError("The schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps.")
     rising = round(warmup * steps) if warmup <= 1 else int(warmup)
-    # Not at the top: it imports bitsandbytes where that is installed, and in a configuration AdamW would have two meanings.
+    # Imported here: it imports bitsandbytes where that is installed, and configurations would know two AdamWs.
     from transformers import get_scheduler
 
     schedule: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=rising, num_training_steps=int(steps))
