@@ -31,7 +31,7 @@ from headset.labels import other_labels
 from headset.model import Headset, check_name
 from headset.optim import check_schedule, make_optimizer, make_scheduler, optimizer_spec
 from headset.processors import Processor, load_processor, processor_files, processor_from_files
-from headset.stored import find_stored_heads, load_stored_head
+from headset.stored import POLICIES, find_stored_heads, load_stored_head
 
 __all__ = ["LitHeadset"]
 
@@ -90,6 +90,8 @@ class LitHeadset(LightningModule):
                 "learning_rate and weight_decay are those of the default optimizer. With model.optimizer, give them "
                 "there: model.optimizer.init_args.lr"
             )
+        if stored_head not in (None, *POLICIES):
+            raise invalid_choice("stored_head", stored_head, POLICIES)
         for name in heads:
             check_name(name)
         if not heads:

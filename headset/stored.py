@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PretrainedConfig, PreTrainedModel
 
 from backbones.backbone import Backbone, BackboneOptions
-from backbones.errors import HeadsetError, invalid_choice
+from backbones.errors import HeadsetError
 from backbones.loading import base_of, load_config, load_task_model, own_class
 from heads.base import Head
 from heads.native import NativeModel
@@ -16,7 +16,7 @@ from headset.labels import other_labels
 from headset.model import Headset
 from headset.processors import Processor, load_processor
 
-__all__ = ["find_stored_heads", "import_task_model", "load_stored_head"]
+__all__ = ["POLICIES", "find_stored_heads", "import_task_model", "load_stored_head"]
 
 POLICIES = ("keep", "replace", "drop")
 Labels = tuple[str, ...] | None
@@ -131,8 +131,6 @@ def _check_policy(policy: str, path: str, names: Sequence[str], config: Pretrain
         HeadsetError: They are not.
     """
     stored = f"{path} holds {' '.join(config.architectures or ['a base model'])}"
-    if policy not in POLICIES:
-        raise invalid_choice("stored_head", policy, POLICIES)
     if policy == "drop" and names:
         raise HeadsetError(
             f"{stored}, and the head '{names[0]}' is of that task. It takes those weights with stored_head: keep, and "

@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from backbones import HeadsetError
-from headset import Headset
+from heads import SequenceClassification, TokenClassification
+from headset import Headset, LitHeadset
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 NAMES = {"id2label": {0: "x", 1: "y", 2: "z"}, "label2id": {"x": 0, "y": 1, "z": 2}}
@@ -77,6 +78,53 @@ def test_without_its_head_weights_it_is_refused(tmp_path):
     config.save_pretrained(tmp_path / "mlm")
     with pytest.raises(HeadsetError, match=r"lacks weights of BertForSequenceClassification: .*classifier"):
         Headset.from_transformers(str(tmp_path / "mlm"), processor=AutoTokenizer)
+
+
+@pytest.fixture
+def tagger(tmp_path, tiny_tokenizer):
+    """A folder with a fine-tuned tagger."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer)
+    torch.manual_seed(0)
+    MODELS["bert tags"](len(tokenizer)).save_pretrained(tmp_path / "tagger")
+    tokenizer.save_pretrained(tmp_path / "tagger")
+    return str(tmp_path / "tagger")
+
+
+def built(tagger, policy, head, labels):
+    module = LitHeadset(tagger, {"mine": head}, labels={"mine": labels}, stored_head=policy)
+    module.configure_model()
+    return module.headset
+
+
+def test_one_option_says_what_becomes_of_the_head_in_the_backbones_checkpoint(tagger):
+    stock = BertForTokenClassification.from_pretrained(tagger)
+    kept = built(tagger, "keep", TokenClassification(), ["z", "y", "x"])
+    assert kept.states == {"mine": "loaded"} and kept.labels == {"mine": ("x", "y", "z")}
+    assert torch.equal(kept.head("mine").scorer.whole(kept.backbone).classifier.weight, stock.classifier.weight)
+    for policy, head in (("replace", TokenClassification()), ("drop", SequenceClassification(pooling="mean"))):
+        new = built(tagger, policy, head, ["a", "b"])
+        assert new.states == {"mine": "new"} and new.labels == {"mine": ("a", "b")}
+        assert torch.equal(
+            new.backbone.model.encoder.layer[1].output.dense.weight, stock.bert.encoder.layer[1].output.dense.weight
+        )
+
+
+@pytest.mark.parametrize(
+    ("policy", "head", "message"),
+    [
+        (
+            "keep",
+            SequenceClassification(),
+            "holds BertForTokenClassification, and no head is of that task, so none can keep",
+        ),
+        ("replace", SequenceClassification(), "none can replace its weights. To do without them: stored_head: drop"),
+        ("drop", TokenClassification(), "the head 'mine' is of that task. .*stored_head: replace"),
+        ("kep", TokenClassification(), "Invalid stored_head: 'kep'. .*keep, replace, drop. Did you mean 'keep'"),
+    ],
+)
+def test_heads_that_are_not_what_the_option_says_are_refused(tagger, policy, head, message):
+    with pytest.raises(HeadsetError, match=message):
+        built(tagger, policy, head, ["x", "y", "z"])
 
 
 def test_a_task_without_a_head_here_says_so():
