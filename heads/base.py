@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput
 
 from backbones.backbone import Backbone, BackboneSpec
@@ -28,10 +28,12 @@ class HeadContext:
     Args:
         backbone: The backbone that the head will sit on. Read from it, never register it.
         labels: The label set of the head, in the order of its outputs; None where the task has none.
+        tokenizer: The model's tokenizer, where there is one.
     """
 
     backbone: Backbone
     labels: tuple[str, ...] | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
     def spec(self) -> BackboneSpec:
@@ -83,6 +85,9 @@ class Head(nn.Module, ABC):
     # context, in overlapping windows. "choices": a text with each of several choices. "image", "audio": one of these.
     reads: ClassVar[Literal["text", "pair", "question", "choices", "image", "audio"]] = "text"
 
+    # Whether a part of a long text teaches as much as the whole: long texts are then learnt in parts, and not cut.
+    learns_in_parts: ClassVar[bool] = False
+
     labels: tuple[str, ...] | None = None
     encoder_path: str = ""
 
@@ -90,6 +95,11 @@ class Head(nn.Module, ABC):
     def auto_class(self) -> str | None:
         """The task in transformers whose own modules score, as ``"AutoModelForSequenceClassification"``, or None."""
         return None
+
+    @property
+    def needs_word_ids(self) -> bool:
+        """Whether ``meta["word_ids"]`` ``(B, T)`` has to say which word a token is of, also in plain strings."""
+        return False
 
     @classmethod
     def stored_arguments(cls, config: PretrainedConfig) -> dict[str, Any]:

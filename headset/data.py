@@ -292,7 +292,7 @@ class TextData(LightningDataModule):
 
     def _examples(self, split: str, columns: Mapping[str, LabelColumn], encoder: Encoder) -> Dataset:
         source, table = self._source(split), self.raw(split)
-        maker = ExampleMaker(encoder, self.inputs, columns, table.features, encoder.splits and split == "train")
+        maker = ExampleMaker(encoder, self.inputs, columns, table.features, split in encoder.splits)
         check_columns(table, maker.columns, place(source))
         if split != "predict":
             check_words(self.heads, self.text, table.features, place(source))

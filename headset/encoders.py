@@ -20,8 +20,8 @@ class Encoder(ABC):
 
     # Whether inputs are made when a batch is, from the columns as they are, because they are too large to keep: pixels.
     lazy: ClassVar[bool] = False
-    # Whether a row may become several examples for training: the parts of a long one.
-    splits: ClassVar[bool] = False
+    # Where a row may become several examples, the parts of a long one: of ``train``, ``validation``, ``test``.
+    splits: ClassVar[tuple[str, ...]] = ()
     # What `Headset.sample` encodes.
     samples: ClassVar[Sequence[Any]] = ()
 
@@ -63,7 +63,7 @@ class Encoder(ABC):
         """
 
     def parts(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Examples for training: what ``encode`` gave, with ``row`` and labels; where ``splits``, taken apart."""
+        """The examples of a split in ``splits``: what ``encode`` gave, with ``row`` and labels, taken apart."""
         return examples
 
     @abstractmethod

@@ -72,7 +72,7 @@ class Headset(nn.Module):
         for name, head in heads.items():
             check_name(name)
             names = labels.get(name)
-            head.attach(HeadContext(backbone, None if names is None else tuple(map(str, names))))
+            head.attach(HeadContext(backbone, None if names is None else tuple(map(str, names)), self.tokenizer))
             self.heads[name] = head
             self.states[name] = "new"
 
