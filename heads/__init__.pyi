@@ -1,6 +1,8 @@
+from .audio_classification import AudioClassification as AudioClassification
 from .base import Head as Head
 from .base import HeadContext as HeadContext
 from .base import HeadOutput as HeadOutput
+from .image_classification import ImageClassification as ImageClassification
 from .pooling import Pooling as Pooling
 from .registry import list_heads as list_heads
 from .registry import register_head as register_head
