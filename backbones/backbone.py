@@ -1,5 +1,6 @@
 """The backbone: one transformers model that heads share, and what it says of itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,15 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from backbones.adapters import adapted_layer, inject_lora
 from backbones.calls import BackboneCall
+from backbones.errors import HeadsetError
 from backbones.freezing import freeze
 from backbones.loading import load_base_model, load_config
+from backbones.options import BackboneOptions
+from backbones.quantization import dequantize, is_quantized, keep_loadable, quantization_config, quantize
 from backbones.rebuild import config_from_dict, origin, plain_config, rebuild
+from backbones.stock import stock_layers
 
 __all__ = ["Backbone", "BackboneOptions", "BackboneSpec"]
 
@@ -39,32 +45,6 @@ class BackboneSpec:
     is_encoder_decoder: bool
 
 
-@dataclass
-class BackboneOptions:
-    """A backbone as settings, for configuration files and checkpoints.
-
-    Args:
-        path: A folder, a hub id, or ``package://some_package/folder`` for a model inside an installed Python package.
-        revision: The revision on the hub: a branch, a tag or a commit.
-        freeze: What stays as it is: ``all``, ``embeddings``, or a number n for the embeddings and the lowest n layers.
-        random_weights: Start from random weights, of the architecture that the folder's ``config.json`` describes.
-        dtype: The type of the weights: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the checkpoint's own.
-        attn_implementation: The attention kernel, as transformers names it (``sdpa``, ``eager``, ...).
-        config: The backbone's configuration as a dictionary, written into checkpoints, so that loading one needs
-            nothing from ``path``.
-        class_name: The class of transformers that this configuration is for, written along with it.
-    """
-
-    path: str
-    revision: str | None = None
-    freeze: str | int | None = None
-    random_weights: bool = False
-    dtype: str = "float32"
-    attn_implementation: str | None = None
-    config: dict[str, Any] | None = None
-    class_name: str = "AutoModel"
-
-
 class Backbone(nn.Module):
     """A transformers model that turns a batch into hidden states, for any number of heads.
 
@@ -81,10 +61,14 @@ class Backbone(nn.Module):
         32
     """
 
+    _tuner: Any  # of peft
+
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         self.frozen: str | int | None = None
+        self.lora: dict[str, Any] | None = None
+        self._adapters: set[str] = set()
         self.train()
 
     @classmethod
@@ -98,7 +82,10 @@ class Backbone(nn.Module):
         Raises:
             HeadsetError: There is no such model, or its checkpoint lacks weights of the base model.
         """
-        return cls(load_base_model(path, **kwargs))
+        model = load_base_model(path, **kwargs)
+        if getattr(model.config, "quantization_config", None) is not None:
+            keep_loadable(model)
+        return cls(model)
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> "Backbone":
@@ -114,6 +101,12 @@ class Backbone(nn.Module):
         Raises:
             HeadsetError: There is no such model, or its checkpoint lacks weights of the base model.
         """
+        options.check()
+        if options.lora is not None and options.freeze == "all" and options.config is None:
+            raise HeadsetError(
+                "freeze: all leaves nothing of LoRA to train. With backbone.lora the backbone's own weights are frozen "
+                "anyway: leave freeze out."
+            )
         kwargs: dict[str, Any] = {"dtype": options.dtype}
         if options.attn_implementation is not None:
             kwargs["attn_implementation"] = options.attn_implementation
@@ -122,8 +115,49 @@ class Backbone(nn.Module):
         elif options.random_weights:
             model = cls.from_config(load_config(options.path, revision=options.revision), **kwargs).model
         else:
-            model = load_base_model(options.path, revision=options.revision, **kwargs)
-        return cls(model).freeze(options.freeze)
+            if options.quantization is not None:
+                kwargs["quantization_config"] = quantization_config(options.quantization)
+            model = cls.from_pretrained(options.path, revision=options.revision, **kwargs).model
+        backbone = cls(model)
+        if options.quantization is not None and backbone.quantization is None:
+            quantize(model, options.quantization)
+        if options.lora is not None:
+            backbone.add_lora(options.lora)
+        return backbone.freeze(options.freeze)
+
+    def add_lora(self, settings: Mapping[str, Any]) -> "Backbone":
+        """Put LoRA into the model, in place, and freeze its own weights. Heads are not touched, before or after.
+
+        Args:
+            settings: Fields of peft's LoraConfig.
+
+        Raises:
+            HeadsetError: There is LoRA already, peft refuses a field or a value, or the model has no such layers.
+        """
+        if self.lora is not None:
+            raise HeadsetError("This backbone has LoRA already.")
+        object.__setattr__(self, "_tuner", inject_lora(self.model, settings))
+        self.lora = dict(settings)
+        self._adapters = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return self.freeze(self.frozen)
+
+    def make_stock(self) -> "Backbone":
+        """Make the model a stock one, in place: its weights in full precision, and LoRA merged into them."""
+        lora, learned = self.lora, {}
+        if self.quantization is not None:
+            # LoRA that is merged into quantised weights is rounded as they are, so it is put aside meanwhile.
+            learned = {name: value for name, value in self.model.state_dict().items() if adapted_layer(name)}
+            if lora is not None:
+                self._tuner.unload()
+            dequantize(self.model)
+            if lora is not None:
+                self.lora = None
+                self.add_lora({**lora, "init_lora_weights": True})
+                self.model.load_state_dict(learned, strict=False)
+        if lora is not None:
+            self._tuner.merge_and_unload()
+        self.lora, self._adapters = None, set()
+        return self
 
     def options(self) -> BackboneOptions:
         """Settings that `from_options` rebuilds this backbone from, but for its weights; plain values only.
@@ -131,14 +165,31 @@ class Backbone(nn.Module):
         Raises:
             HeadsetError: The model was changed by hand, so that no class of transformers builds it.
         """
+        if self.lora is None and any(adapted_layer(name) for name, _ in self.model.named_parameters()):
+            raise HeadsetError(
+                "The model has adapters that were put into it by hand, so that their settings are not known. "
+                "Backbone.add_lora does it: Backbone(model).add_lora({'r': 8, 'target_modules': 'all-linear'})."
+            )
+        with stock_layers(self.model):
+            class_name = origin(self.model)
         return BackboneOptions(
             path=self.config.name_or_path or "",
             freeze=self.frozen,
             dtype=str(self.spec.dtype).removeprefix("torch."),
             attn_implementation=self.config._attn_implementation,
+            lora=self.lora,
+            quantization=self.quantization,
             config=plain_config(self.config),
-            class_name=origin(self.model),
+            class_name=class_name,
         )
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """How the model is quantised, in the fields of transformers' BitsAndBytesConfig; None if it is not."""
+        if not any(map(is_quantized, self.model.modules())):
+            return None
+        settings: dict[str, Any] = self.config.quantization_config.to_diff_dict()
+        return {name: value for name, value in settings.items() if not name.startswith("_")}
 
     @property
     def config(self) -> PretrainedConfig:
@@ -195,7 +246,8 @@ class Backbone(nn.Module):
     def freeze(self, what: str | int | None) -> "Backbone":
         """Keep weights as they are: ``"all"``, ``"embeddings"``, or the embeddings and the lowest n layers.
 
-        ``None`` makes all trainable again.
+        ``None`` makes all trainable again. With LoRA that is all of LoRA: the model's own weights stay frozen, and so
+        do those of a quantised model.
 
         Raises:
             HeadsetError: Neither of these, or more layers than there are.
@@ -203,6 +255,9 @@ class Backbone(nn.Module):
         if isinstance(what, str) and what.isdigit():  # a command line gives it so
             what = int(what)
         freeze(self.model, what)
+        if self.lora is not None or self.quantization is not None:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad and name in self._adapters)
         self.frozen = what
         return self.train(self.training)
 

@@ -50,7 +50,8 @@ def freeze(model: PreTrainedModel, what: str | int | None) -> None:
         raise HeadsetError(
             f"Invalid freeze: {what!r}. Give 'all', 'embeddings', or a number of layers from the bottom."
         )
-    model.requires_grad_(True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # quantised ones cannot
     if what == "all":
         model.requires_grad_(False)
     elif what is not None:

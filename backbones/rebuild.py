@@ -39,8 +39,9 @@ def origin(model: PreTrainedModel) -> str:
 
 
 def plain_config(config: PretrainedConfig) -> dict[str, Any]:
-    """A configuration as JSON has it: dictionaries, lists, strings and numbers."""
+    """A configuration as JSON has it: dictionaries, lists, strings and numbers; without quantisation."""
     values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    values.pop("quantization_config", None)
     return values
 
 

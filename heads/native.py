@@ -14,9 +14,11 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from backbones.adapters import adapted_layer, plain_key
 from backbones.backbone import Backbone
 from backbones.calls import BackboneCall, model_inputs
 from backbones.errors import HeadsetError
+from backbones.stock import stock_layers
 from heads.slots import BackboneNeededError, Slot
 from heads.task_models import initialise, on_meta, shared_parts, task_class
 
@@ -40,17 +42,19 @@ class NativeModel(nn.Module):
         super().__init__()
         # The forward of transformers writes into the configuration: every head has its own.
         config = copy.deepcopy(backbone.config)
+        config.__dict__.pop("quantization_config", None)
         config.update(settings)
         kind = task_class(auto_class, config, instead)
         task = on_meta(kind, config, backbone.spec.dtype)
-        parts = list(shared_parts(task, backbone.model))
-        expected = set(task.state_dict())
-        for part in parts:
-            task.set_submodule(part.task_path, backbone.model.get_submodule(part.backbone_path))
-        task.tie_weights()
-        served = {
-            f"{part.task_path}.{key}" for part in parts for key in task.get_submodule(part.task_path).state_dict()
-        }
+        with stock_layers(backbone.model):
+            parts = list(shared_parts(task, backbone.model))
+            expected = set(task.state_dict())
+            for part in parts:
+                task.set_submodule(part.task_path, backbone.model.get_submodule(part.backbone_path))
+            task.tie_weights()
+            served = {
+                f"{part.task_path}.{key}" for part in parts for key in task.get_submodule(part.task_path).state_dict()
+            }
         live = len(parts) != 1
         for part in parts:
             task.set_submodule(part.task_path, Slot(backbone.model, part.backbone_path, live))
@@ -104,10 +108,15 @@ class NativeModel(nn.Module):
             .get_submodule(part.task_path)
             .state_dict()
         }
-        return {name for name, _ in backbone.model.named_parameters()} - used
+        layers = {key.rpartition(".")[0] for key in used}
+        return {
+            name
+            for name, _ in backbone.model.named_parameters()
+            if plain_key(name) not in used and adapted_layer(name) not in layers
+        }
 
     def whole(self, backbone: Backbone) -> PreTrainedModel:
-        """The stock task model, with the weights of the backbone and of this head; no weight is copied."""
+        """The stock task model, with the weights of a stock backbone and of this head; no weight is copied."""
         task = on_meta(type(self.task), self.config, backbone.spec.dtype)
         state = self.task.state_dict()
         for part in self.parts:

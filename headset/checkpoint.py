@@ -111,6 +111,12 @@ def check_same(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
             f"The checkpoint holds its own backbone, from {stored['backbone']['path']}, and cannot go on with "
             f"{settings['backbone']['path']}."
         )
+    for what in ("lora", "quantization"):
+        asked, fixed = settings["backbone"].get(what), stored["backbone"].get(what)
+        if asked != fixed:
+            raise HeadsetError(
+                f"The checkpoint fixes the backbone's {what} setting: {fixed}, and cannot go on with {asked}."
+            )
     new = set(settings["new_heads"])
     wanted, there = settings["heads"].keys() - new, stored["heads"].keys() - new
     if wanted != there:

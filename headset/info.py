@@ -69,7 +69,11 @@ def _headset(description: Mapping[str, Any]) -> dict[str, Any]:
         }
         for name, spec in description["heads"].items()
     }
-    return {"backbone": f"{config['model_type']}, from {description['backbone']['path']}", "heads": heads}
+    backbone = f"{config['model_type']}, from {description['backbone']['path']}"
+    for what in ("quantization", "lora"):
+        if description["backbone"].get(what):
+            backbone += f", {what} {description['backbone'][what]}"
+    return {"backbone": backbone, "heads": heads}
 
 
 def _export(place: Path, modules: str | None) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class LitHeadset(LightningModule):
         new_heads: list[str] | None = None,
     ) -> None:
         super().__init__()
+        self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
+        self.backbone_options.check()
         check_schedule(scheduler, warmup)
         for setting, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
             if value is not None and value < 0:
@@ -100,7 +102,6 @@ class LitHeadset(LightningModule):
             for name in names or ():
                 if name not in heads:
                     raise invalid_choice(f"head in {setting}", name, heads)
-        self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
         self.heads = dict(heads)
         self.optimizer = optimizer
         self.allow_untrained = False
@@ -334,7 +335,8 @@ class LitHeadset(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""
         described = describe(self.built)
-        described["backbone"] |= {"path": self.backbone_options.path, "revision": self.backbone_options.revision}
+        kept = ("path", "revision", "quantization")
+        described["backbone"] |= {name: getattr(self.backbone_options, name) for name in kept}
         settings = {"processor": processor_files(self.processor), "seed": self._seed}
         if self.optimizer is not None:
             settings["optimizer"] = optimizer_spec(self.trainer.optimizers[0])
