@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import BaseImageProcessor, FeatureExtractionMixin, PreTrainedTokenizerBase
 
+from backbones.errors import HeadsetError
 from heads.targets import Target
+from headset.audio_encoder import AudioEncoder
 from headset.encoders import Encoder
+from headset.image_encoder import ImageEncoder
 from headset.text_encoder import TextEncoder
 
 __all__ = ["LABEL", "Collator", "make_batch", "make_encoder"]
@@ -46,7 +50,14 @@ class Collator:
         return batch
 
 
-def make_encoder(reads: str, processor: Any, max_length: int | None = None, split_words: bool = False) -> Encoder:
+def make_encoder(
+    reads: str,
+    processor: Any,
+    max_length: int | None = None,
+    split_words: bool = False,
+    folder: str = "",
+    max_seconds: float | None = None,
+) -> Encoder:
     """The encoder for what heads read.
 
     Args:
@@ -54,10 +65,19 @@ def make_encoder(reads: str, processor: Any, max_length: int | None = None, spli
         processor: The tokenizer, image processor or feature extractor of the model.
         max_length: The most tokens of a text.
         split_words: Whether plain strings are split into words.
+        folder: Where relative paths of images and sounds start.
+        max_seconds: Where sounds are cut.
 
     Raises:
-        HeadsetError: The length does not fit the tokenizer.
+        HeadsetError: The processor is of another kind, or the length does not fit it.
     """
+    kinds: dict[str, type] = {"image": BaseImageProcessor, "audio": FeatureExtractionMixin}
+    if not issubclass(type(processor), kinds.get(reads, PreTrainedTokenizerBase)):
+        raise HeadsetError(f"The heads read {reads}, and the processor is a {type(processor).__name__}.")
+    if reads == "image":
+        return ImageEncoder(processor, folder)
+    if reads == "audio":
+        return AudioEncoder(processor, folder, max_seconds)
     return TextEncoder(processor, max_length, separate=reads == "pair", split_words=split_words)
 
 

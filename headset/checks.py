@@ -110,7 +110,8 @@ def check_columns(rows: Dataset, columns: Sequence[str], place: str) -> None:
         if column not in rows.column_names:
             raise HeadsetError(
                 f"{place}: there is no column {column!r}.{did_you_mean(column, rows.column_names)} "
-                f"Columns: {', '.join(map(repr, rows.column_names))}. Name others with data.text and data.labels."
+                f"Columns: {', '.join(map(repr, rows.column_names))}. "
+                "Name others with data.text, data.image or data.audio, and with data.labels."
             )
 
 

@@ -38,10 +38,11 @@ LabelSets = dict[str, tuple[str, ...] | None]
 
 
 class TextData(LightningDataModule):
-    """Texts with labels, from files, folders or the hub.
+    """Texts, images or sounds with labels, from files, folders or the hub.
 
-    A source is the path of a CSV, TSV, JSONL, JSON, Parquet or CoNLL file; a folder that ``datasets`` saved; a hub id;
-    or a dictionary of arguments for ``datasets.load_dataset``.
+    A source is the path of a CSV, TSV, JSONL, JSON, Parquet or CoNLL file; a folder that ``datasets`` saved; a folder
+    of images or sounds, with a folder for each label or a ``metadata.csv``; a hub id; or a dictionary of arguments for
+    ``datasets.load_dataset``.
 
     Args:
         train: The rows to learn from.
@@ -52,7 +53,11 @@ class TextData(LightningDataModule):
         text: The column with the texts or lists of words; two columns are pairs of texts.
         labels: The column with the labels of the only head, or for each head its column. A list of columns has zeros
             and ones for several labels a row, or several numbers.
+        image: The column with the images, or their paths, for heads that read images. Relative paths start in the
+            folder of the file that they stand in.
+        audio: The same for heads that read sounds.
         max_length: The most tokens of an input; by default the tokenizer's own limit, at most 512.
+        max_seconds: Where sounds are cut; by default only where the feature extractor does.
         batch_size: The rows of a training batch, in each process.
         eval_batch_size: The rows of any other batch; by default ``batch_size``.
         num_workers: The worker processes of each data loader.
@@ -76,7 +81,10 @@ class TextData(LightningDataModule):
         predict: Source | None = None,
         text: list[str] | str = "text",
         labels: Labels = "label",
+        image: str = "image",
+        audio: str = "audio",
         max_length: int | None = None,
+        max_seconds: float | None = None,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
@@ -93,7 +101,10 @@ class TextData(LightningDataModule):
         self.sources: dict[str, Any] = {"train": train, "validation": cut_from, "test": test, "predict": predict}
         self.text = (text,) if isinstance(text, str) else tuple(text)
         self.labels = labels
+        self.image = image
+        self.audio = audio
         self.max_length = max_length
+        self.max_seconds = max_seconds
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers
@@ -149,7 +160,6 @@ class TextData(LightningDataModule):
             raise HeadsetError(
                 "TextData does not know its heads yet. Call connect(processor, heads, labels) before setup."
             )
-        encoder = self._encoder(split_words=stage == "predict" and any(map(needs_words, self.heads.values())))
         splits = [
             split for split in STAGES[stage] if split != "validation" or self.sources[split] or stage == "validate"
         ]
@@ -158,7 +168,7 @@ class TextData(LightningDataModule):
         columns = self._columns(stage)
         for split in splits:
             if split not in self.datasets:
-                self.datasets[split] = self._examples(split, columns, encoder)
+                self.datasets[split] = self._examples(split, columns)
         # After the rows: where one of them is wrong, that says more than that the rest has one label.
         for name, column in columns.items():
             pinned = self._connection[2][name]
@@ -197,7 +207,7 @@ class TextData(LightningDataModule):
         batches: Any = RowBatches(rows, batch_size, shuffle, self.seed)
         batches.set_epoch(self.epoch)
         targets = {name: target for name, head in self.heads.items() if (target := head.target()) is not None}
-        collate: Any = Collator(self._encoder(), targets)
+        collate: Any = Collator(self._encoder(split), targets)
         workers = self.num_workers
         return DataLoader(
             rows,
@@ -208,8 +218,11 @@ class TextData(LightningDataModule):
             persistent_workers=workers > 0,
         )
 
-    def _encoder(self, split_words: bool = False) -> Encoder:
-        return make_encoder(self.reads, self.processor, self.max_length, split_words)
+    def _encoder(self, split: str) -> Encoder:
+        source = self._source(split)
+        folder = os.path.dirname(source) if isinstance(source, str) and os.path.isfile(source) else ""
+        split_words = split == "predict" and any(map(needs_words, self.heads.values()))
+        return make_encoder(self.reads, self.processor, self.max_length, split_words, folder, self.max_seconds)
 
     @property
     def reads(self) -> str:
@@ -220,7 +233,7 @@ class TextData(LightningDataModule):
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns that are read."""
-        return self.text
+        return {"image": (self.image,), "audio": (self.audio,)}.get(self.reads, self.text)
 
     def _table(self, split: str) -> str:
         """The split whose table holds the rows: ``train`` also for a share of it."""
@@ -290,8 +303,8 @@ class TextData(LightningDataModule):
             self._cut = stratified_cut(groups[0], self.share, self.seed)
         return examples.select(np.flatnonzero(np.isin(examples["row"][:], self._cut[split == "validation"])))
 
-    def _examples(self, split: str, columns: Mapping[str, LabelColumn], encoder: Encoder) -> Dataset:
-        source, table = self._source(split), self.raw(split)
+    def _examples(self, split: str, columns: Mapping[str, LabelColumn]) -> Dataset:
+        source, table, encoder = self._source(split), self.raw(split), self._encoder(split)
         maker = ExampleMaker(encoder, self.inputs, columns, table.features, split in encoder.splits)
         check_columns(table, maker.columns, place(source))
         if split != "predict":
@@ -305,7 +318,7 @@ class TextData(LightningDataModule):
         rows = len(set(examples["row"][:])) if maker.splits else len(examples)
         told = f"{split}: {rows} rows from {place(source)}"
         if "truncated" in examples.column_names:
-            told += f"; {sum(examples['truncated'][:])} of them cut to {encoder.length} tokens"
+            told += f"; {sum(examples['truncated'][:])} of them cut to {encoder.limit}"
             examples = examples.remove_columns("truncated")
         rank_zero_info(told)
         return examples

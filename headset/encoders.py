@@ -31,6 +31,11 @@ class Encoder(ABC):
         return 0
 
     @property
+    def limit(self) -> str:
+        """Where longer inputs are cut, in words."""
+        return f"{self.length} tokens"
+
+    @property
     def padding_side(self) -> str:
         """The side on which tokens are padded."""
         return "right"

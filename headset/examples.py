@@ -16,12 +16,14 @@ from backbones.errors import HeadsetError
 from headset.batches import LABEL
 from headset.checks import RowError, check_lengths
 from headset.encoders import RAW, Encoder
+from headset.file_encoder import FileEncoder
 from headset.labels import LabelColumn
 from headset.readers import cache_file, cached
 
 __all__ = ["ExampleMaker", "make_examples"]
 
-QUIET_ROWS = 20_000  # fewer rows take no time worth a progress bar
+QUIET_ROWS = 20_000  # fewer rows take no time worth a progress bar,
+QUIET_FILES = 500  # nor fewer files
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class ExampleMaker:
             for row, value in zip(indices, rows[column], strict=True):
                 self.encoder.check(row, column, value)
         inputs = self.encoder.encode([rows[column] for column in self.inputs])
-        examples = ({} if self.encoder.lazy else inputs) | {"row": indices}
+        examples = {name: values for name, values in inputs.items() if name != RAW} | {"row": indices}
         for head, label in self.labels.items():
             words = rows[self.inputs[0]] if label.target.per_word else None
             examples[LABEL + head] = list(self._encoded(label, rows, indices, words, inputs))
@@ -94,11 +96,12 @@ def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> D
     Raises:
         RowError: A row is at fault.
     """
-    target = cache_file([rows._fingerprint, *_identity(maker)])
+    stamps = maker.encoder.stamps(rows, maker.inputs[0]) if isinstance(maker.encoder, FileEncoder) else ()
+    target = cache_file([rows._fingerprint, *_identity(maker), *stamps])
     for part in target.parent.glob(f"{target.stem}*.arrow"):
         if cached(part) is None:
             part.unlink()
-    with _quiet(len(rows) < QUIET_ROWS):
+    with _quiet(len(rows) < (QUIET_FILES if maker.encoder.lazy else QUIET_ROWS)):
         examples: Dataset = rows.select_columns(maker.columns).map(
             maker,
             with_indices=True,

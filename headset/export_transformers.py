@@ -13,7 +13,10 @@ __all__ = ["TASKS", "check", "write"]
 TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForAudioClassification": "audio-classification",
 }
+INPUTS = {"image": "image.png", "audio": "sound.wav"}  # of the example in the model card
 
 
 def check(headset: Headset, name: str) -> None:
@@ -38,5 +41,6 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     head.scorer.whole(headset.backbone).save_pretrained(folder)
     headset.processor.save_pretrained(folder)
     task = TASKS[head.auto_class]
-    usage = f'from transformers import pipeline\n\nanswer = pipeline("{task}", "path/to/{name}")("A text.")'
+    given = INPUTS.get(head.reads, "A text.")
+    usage = f'from transformers import pipeline\n\nanswer = pipeline("{task}", "path/to/{name}")("{given}")'
     return Loader("transformers", head.auto_class, task, usage)

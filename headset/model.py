@@ -214,7 +214,10 @@ class Headset(nn.Module):
             HeadsetError: There is no tokenizer, or the length does not fit it.
         """
         if self.processor is None:
-            raise HeadsetError("predict needs a tokenizer: Headset(..., tokenizer=AutoTokenizer.from_pretrained(...)).")
+            raise HeadsetError(
+                "predict needs a tokenizer: Headset(..., tokenizer=AutoTokenizer.from_pretrained(...)); heads that "
+                "read images or sounds need processor=, an image processor or a feature extractor."
+            )
         head = self.head(name)
         return make_encoder(head.reads, self.processor, max_length, split_words=_by_word(head))
 

@@ -40,7 +40,7 @@ def load_processor(path: str, heads: Mapping[str, Head], **kwargs: Any) -> Proce
     what, kind = LOADERS[reads]
     try:
         processor: Processor = kind.from_pretrained(resolve_path(path), trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise HeadsetError(
             f"No {what} could be loaded from {path}: {reason} Say where there is one: --model.processor PATH"

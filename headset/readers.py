@@ -15,6 +15,8 @@ from datasets import Dataset, DatasetDict
 
 from backbones.errors import HeadsetError, did_you_mean
 from headset import formats
+from headset.file_encoder import undecoded
+from headset.folders import load_dataset
 from headset.formats import SUFFIXES, line_of
 
 __all__ = ["Source", "cache_file", "cached", "place", "read"]
@@ -35,7 +37,8 @@ def read(source: Source, split: str, conll_columns: list[str] | None = None) -> 
 
     Args:
         source: A file (CSV, TSV, JSONL, JSON, Parquet, CoNLL), a folder saved by ``datasets`` or laid out as on the
-            hub, a hub id, or a dictionary with the arguments of ``datasets.load_dataset``.
+            hub, also one of images or sounds, a hub id, or a dictionary with the arguments of
+            ``datasets.load_dataset``.
         split: ``train``, ``validation``, ``test`` or ``predict``: which part of a source that has several, and what an
             error calls it.
         conll_columns: The names of the columns of a CoNLL file; by default ``tokens`` the first, ``tags`` the last, and
@@ -55,7 +58,7 @@ def read(source: Source, split: str, conll_columns: list[str] | None = None) -> 
     rows = _part(found, source, split)
     if len(rows) == 0:
         raise HeadsetError(f"{split}: {place(source)} is empty, it has no rows.")
-    return rows
+    return undecoded(rows)
 
 
 def place(source: Source, row: int | None = None, conll_columns: list[str] | None = None) -> str:
@@ -154,7 +157,7 @@ def _load(arguments: dict[str, Any], split: str) -> Any:
             raise HeadsetError(f"{split}: {folder} has no splits, it is a single table. Give the path alone.")
         return _saved(folder, split)
     with _told(place(arguments), split):
-        return datasets.load_dataset(**arguments)
+        return load_dataset(arguments)
 
 
 def _saved(folder: Path, split: str) -> Dataset:

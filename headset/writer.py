@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
@@ -20,6 +21,7 @@ from backbones.errors import HeadsetError, invalid_choice
 __all__ = ["PredictionWriter"]
 
 ROWS_AT_ONCE = 1000
+FILE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # an image or a sound, as datasets has it
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -135,12 +137,15 @@ class _Format(ABC):
         self.partial.unlink(missing_ok=True)
 
     def records(self, rows: list[int], predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        columns = self.raw[rows]
-        names = self.input_names(predictions[0])
-        inputs = ({names[key]: columns[key][index] for key in names} for index in range(len(rows)))
+        inputs = self.inputs(rows, self.input_names(predictions[0])).to_pylist()
         return [
             {"row": row + 1, **values, **heads} for row, values, heads in zip(rows, inputs, predictions, strict=True)
         ]
+
+    def inputs(self, rows: list[int], names: dict[str, str]) -> pa.Table:
+        """The columns of the data under their names in the result."""
+        table: pa.Table = self.raw.with_format("arrow")[rows]
+        return pa.table({name: _readable(table[key], self.raw.features[key]) for key, name in names.items()})
 
     def input_names(self, prediction: dict[str, Any]) -> dict[str, str]:
         """What each column of the data is called in the result."""
@@ -202,20 +207,29 @@ class _Parquet(_Format):
         with self.partial.open(encoding="utf-8") as lines:
             while chunk := [json.loads(line) for line in islice(lines, ROWS_AT_ONCE)]:
                 rows = [line.pop("row") for line in chunk]
-                inputs: pa.Table = self.raw.with_format("arrow")[rows]
-                names = self.input_names(chunk[0])
+                inputs = self.inputs(rows, self.input_names(chunk[0]))
                 fields = [schema.field(head) for head in chunk[0]] if schema else None
                 heads = pa.Table.from_pylist(chunk, pa.schema(fields) if fields else None)
                 yield pa.table(
                     {
                         "row": pa.array([row + 1 for row in rows]),
-                        **{names[key]: inputs[key] for key in names},
+                        **{name: inputs[name] for name in inputs.column_names},
                         **{head: heads[head] for head in heads.column_names},
                     }
                 )
 
 
 FORMATS: dict[str, type[_Format]] = {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}
+
+
+def _readable(column: pa.ChunkedArray, feature: Any) -> pa.ChunkedArray | pa.Array:
+    """A column of the data; of images and sounds their paths, of classes their names."""
+    if column.type == FILE:
+        return pc.struct_field(column, "path")
+    if isinstance(feature, ClassLabel):
+        names = dict(enumerate(feature.names))  # datasets on the hub have -1 where there is no label
+        return pa.array([names.get(number) for number in column.to_pylist()], pa.string())
+    return column
 
 
 def _json(value: Any) -> str:
