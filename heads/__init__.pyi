@@ -3,6 +3,8 @@ from .base import Head as Head
 from .base import HeadContext as HeadContext
 from .base import HeadOutput as HeadOutput
 from .image_classification import ImageClassification as ImageClassification
+from .masked_lm import MaskedLM as MaskedLM
+from .multiple_choice import MultipleChoice as MultipleChoice
 from .pooling import Pooling as Pooling
 from .registry import list_heads as list_heads
 from .registry import register_head as register_head

@@ -1,18 +1,20 @@
 """One check for every head: those built in, and yours."""
 
+import copy
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone
 from heads.base import Head, HeadContext, HeadOutput
+from heads.choice_target import ChoiceTarget
 from heads.targets import MultiLabelTarget, NumberTarget, PairTarget, TagTarget
 
-__all__ = ["check_head", "tiny_backbone"]
+__all__ = ["check_head", "tiny_backbone", "tiny_tokenizer"]
 
 LENGTHS = (7, 4, 1, 5)
 
@@ -29,6 +31,12 @@ def tiny_backbone() -> Backbone:
         intermediate_size=64,
     )
     return Backbone(BertModel(config))
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer for `tiny_backbone`: special tokens, of which one is a mask, and the words ``w5`` to ``w63``."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(5, 64))]
+    return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}, model_max_length=64)
 
 
 def check_head(
@@ -51,7 +59,8 @@ def check_head(
         head: The head, not attached yet.
         labels: Its label set; None if it has none.
         backbone: The backbone to check it on; a tiny BERT if not given.
-        target: Labels for a batch of 4 rows with up to 7 tokens; made from ``head.target()`` if not given.
+        target: Labels for a batch of 4 rows (2 pairs, or 2 rows with 2 choices) with up to 7 tokens; made from
+            ``head.target()`` if not given.
 
     Raises:
         AssertionError: What does not hold.
@@ -59,12 +68,11 @@ def check_head(
     backbone = backbone or tiny_backbone()
     twin = _again(head)
     assert twin.spec() == head.spec(), f"made again from its spec, the head says {twin.spec()}, not {head.spec()}"
-    context = HeadContext(backbone, labels if _has_labels(head) else None)
+    context = HeadContext(backbone, labels if _has_labels(head) else None, tiny_tokenizer())
     torch.manual_seed(0)
     head.attach(context)
     twin.attach(context)
-    pairs = isinstance(head.target(), PairTarget)
-    batch = _batch(pairs)
+    batch = _batch(head)
     if target is None:
         target = _labels(head, context.labels)
 
@@ -75,10 +83,10 @@ def check_head(
     assert isinstance(answer, HeadOutput), f"forward must give a HeadOutput, got {type(answer).__name__}"
     again = _answer(head, backbone, batch)
     assert torch.equal(again.logits, answer.logits), "in eval mode the head gives another answer at the second time"
-    _check_predictions(head, answer, len(LENGTHS) // (2 if pairs else 1))
-    _check_metrics(head, answer, target)
+    _check_predictions(head, answer, len(LENGTHS) // (2 if _by_twos(head) else 1))
+    _check_metrics(head, backbone, batch, target)
     _check_sharing(head, backbone, batch)
-    if not pairs:
+    if not isinstance(head.target(), PairTarget):
         _check_rows(head, backbone, batch, answer)
     _check_padding(head, backbone, batch, answer)
 
@@ -88,15 +96,18 @@ def check_head(
 
     half = tiny_backbone().to(torch.bfloat16).eval()
     fresh = _again(head)
-    fresh.attach(HeadContext(half, context.labels))
+    fresh.attach(HeadContext(half, context.labels, context.tokenizer))
     logits = _answer(fresh.eval(), half, batch).logits
     assert logits.isfinite().all(), "in bfloat16 the head gives answers that are not finite"
 
 
-def _check_training(head: Head, backbone: Backbone, batch: Mapping[str, Any], target: Tensor) -> None:
+def _check_training(head: Head, backbone: Backbone, batch: Mapping[str, Any], target: Tensor | None) -> None:
     head.train()
     backbone.train()
-    loss = head.loss(_answer(head, backbone, batch), target)
+    inputs = _copied(batch)
+    prepared, labels = head.prepare(batch, target)
+    assert all(torch.equal(batch[key], value) for key, value in inputs.items()), "prepare changes the batch in place"
+    loss = head.loss(_answer(head, backbone, prepared), labels)
     assert loss.dim() == 0, f"the loss must be a scalar, got the shape {tuple(loss.shape)}"
     assert loss.isfinite(), f"the loss is {loss.item()}"
     loss.backward()
@@ -118,13 +129,14 @@ def _check_predictions(head: Head, answer: HeadOutput, rows: int) -> None:
     assert all(isinstance(row, dict) for row in predictions), "predict must give a dictionary for each row"
 
 
-def _check_metrics(head: Head, answer: HeadOutput, target: Tensor) -> None:
+def _check_metrics(head: Head, backbone: Backbone, batch: Mapping[str, Any], target: Tensor | None) -> None:
     metrics = head.metrics()
-    before = target.clone()
-    metrics.update(*head.metric_inputs(answer, target))
+    prepared, labels = head.prepare(batch, target)
+    before = copy.deepcopy(labels)
+    metrics.update(*head.metric_inputs(_answer(head, backbone, prepared), labels))
     for name, value in metrics.compute().items():
         assert value.numel() == 1, f"the metric {name} must be one number, got the shape {tuple(value.shape)}"
-    assert torch.equal(before, target), "metric_inputs changes the labels in place"
+    torch.testing.assert_close(before, labels, rtol=0, atol=0, msg="metric_inputs changes the labels in place")
 
 
 def _check_sharing(head: Head, backbone: Backbone, batch: Mapping[str, Any]) -> None:
@@ -133,7 +145,7 @@ def _check_sharing(head: Head, backbone: Backbone, batch: Mapping[str, Any]) -> 
         return
     features = backbone.run(call)
     before = features["last_hidden_state"].clone()
-    inputs = {key: value.clone() for key, value in batch.items() if isinstance(value, Tensor)}
+    inputs = _copied(batch)
     head(features, batch)
     unchanged = torch.equal(before, features["last_hidden_state"])
     assert unchanged, "forward changes the features in place, which other heads read too"
@@ -142,7 +154,7 @@ def _check_sharing(head: Head, backbone: Backbone, batch: Mapping[str, Any]) -> 
 
 def _check_rows(head: Head, backbone: Backbone, batch: Mapping[str, Any], answer: HeadOutput) -> None:
     """A row is answered as it is alone."""
-    for row in range(len(LENGTHS)):
+    for row in range(len(answer.logits)):
         meta = {"texts": 1, "rows": [row]}
         alone = {key: value[row : row + 1] for key, value in batch.items() if isinstance(value, Tensor)} | {
             "meta": meta
@@ -170,31 +182,48 @@ def _again(head: Head) -> Head:
     return type(head)(**head.spec()["init_args"])
 
 
+def _copied(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in batch.items() if isinstance(value, Tensor)}
+
+
 def _has_labels(head: Head) -> bool:
-    return not isinstance(head.target(), NumberTarget | PairTarget)
+    target = head.target()
+    return target is not None and target.find_labels([]) is not None
 
 
-def _batch(pairs: bool) -> dict[str, Any]:
+def _by_twos(head: Head) -> bool:
+    """Whether two inputs make a row: the texts of a pair, or two choices."""
+    return isinstance(head.target(), PairTarget) or head.reads == "choices"
+
+
+def _batch(head: Head) -> dict[str, Any]:
     """Rows of different lengths, padded on the right, with the position of each token said."""
     generator = torch.Generator().manual_seed(0)
     width = max(LENGTHS)
     mask = torch.tensor([[1] * length + [0] * (width - length) for length in LENGTHS])
     ids = torch.randint(5, 64, mask.shape, generator=generator) * mask
     batch = {"input_ids": ids, "attention_mask": mask, "position_ids": torch.arange(width).expand(len(LENGTHS), -1)}
-    return batch | {"meta": {"texts": 2 if pairs else 1, "rows": list(range(len(LENGTHS)))}}
+    meta: dict[str, Any] = {"texts": 2 if isinstance(head.target(), PairTarget) else 1}
+    meta["rows"] = list(range(len(LENGTHS) // (2 if _by_twos(head) else 1)))
+    if head.needs_word_ids:
+        meta["word_ids"] = (torch.arange(width) // 2).masked_fill(mask == 0, -1)
+    if head.reads == "choices":
+        batch = {key: value.unflatten(0, (-1, 2)) for key, value in batch.items()}
+    return batch | {"meta": meta}
 
 
 def _padded(batch: Mapping[str, Any], amount: int, side: str) -> dict[str, Any]:
     """The same rows with more padding, pushed to one side."""
     padded: dict[str, Any] = dict(batch)
-    lengths = batch["attention_mask"].sum(1).tolist()
-    width = batch["attention_mask"].shape[1] + amount
+    *sizes, width = batch["attention_mask"].shape
+    lengths = batch["attention_mask"].sum(-1).flatten().tolist()
+    width += amount
     for key in ("input_ids", "attention_mask", "position_ids"):
         rows = torch.zeros(len(lengths), width, dtype=torch.long)
         for row, length in enumerate(lengths):
             place = slice(0, length) if side == "right" else slice(width - length, width)
-            rows[row, place] = batch[key][row, :length]
-        padded[key] = rows
+            rows[row, place] = batch[key].flatten(0, -2)[row, :length]
+        padded[key] = rows.view(*sizes, width)
     return padded
 
 
@@ -204,7 +233,7 @@ def _real(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
     return logits[mask] if logits.shape[:2] == mask.shape else logits
 
 
-def _labels(head: Head, labels: tuple[str, ...] | None) -> Tensor:
+def _labels(head: Head, labels: tuple[str, ...] | None) -> Tensor | None:
     target = head.target()
     rows, width = len(LENGTHS), max(LENGTHS)
     size = len(labels or ())
@@ -214,6 +243,10 @@ def _labels(head: Head, labels: tuple[str, ...] | None) -> Tensor:
         return torch.randn(rows, target.size).squeeze(-1)
     if isinstance(target, PairTarget):
         return torch.rand(rows // 2)
+    if isinstance(target, ChoiceTarget):
+        return torch.arange(rows // 2) % 2
+    if target is None:
+        return None
     if isinstance(target, TagTarget):
         return torch.arange(rows * width).view(rows, width) % size
     return torch.arange(rows) % size

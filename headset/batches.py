@@ -11,6 +11,8 @@ from transformers import BaseImageProcessor, FeatureExtractionMixin, PreTrainedT
 from backbones.errors import HeadsetError
 from heads.targets import Target
 from headset.audio_encoder import AudioEncoder
+from headset.choice_encoder import ChoiceEncoder
+from headset.chunk_encoder import ChunkEncoder
 from headset.encoders import Encoder
 from headset.image_encoder import ImageEncoder
 from headset.text_encoder import TextEncoder
@@ -57,6 +59,9 @@ def make_encoder(
     split_words: bool = False,
     folder: str = "",
     max_seconds: float | None = None,
+    word_ids: bool = False,
+    in_parts: bool = False,
+    texts: int = 1,
 ) -> Encoder:
     """The encoder for what heads read.
 
@@ -67,6 +72,9 @@ def make_encoder(
         split_words: Whether plain strings are split into words.
         folder: Where relative paths of images and sounds start.
         max_seconds: Where sounds are cut.
+        word_ids: Whether to say which word a token is of, also in plain strings.
+        in_parts: Whether a long text becomes several examples.
+        texts: How many columns of texts come before the choices, where heads read such.
 
     Raises:
         HeadsetError: The processor is of another kind, or the length does not fit it.
@@ -78,7 +86,10 @@ def make_encoder(
         return ImageEncoder(processor, folder)
     if reads == "audio":
         return AudioEncoder(processor, folder, max_seconds)
-    return TextEncoder(processor, max_length, separate=reads == "pair", split_words=split_words)
+    if reads == "choices":
+        return ChoiceEncoder(processor, max_length, texts=texts)
+    kind = ChunkEncoder if in_parts else TextEncoder
+    return kind(processor, max_length, separate=reads == "pair", split_words=split_words, word_ids=word_ids)
 
 
 def make_batch(encoder: Encoder, inputs: Sequence[Any], device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, LargeList, List, Value
 
 from backbones.errors import HeadsetError, did_you_mean
 from heads.base import Head
@@ -12,6 +12,8 @@ from heads.targets import PairTarget
 
 __all__ = [
     "RowError",
+    "check_choice_columns",
+    "check_choices",
     "check_columns",
     "check_lengths",
     "check_pairs",
@@ -52,6 +54,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if not isinstance(value, Integral) or int(value) < least or (most is not None and int(value) > most):
             limits = f"of at least {least}" if most is None else f"from {least} to {most}"
             raise HeadsetError(f"Invalid data.{name}: {value!r}. Give a whole number {limits}.")
+    _check_names("data.choices", settings["choices"])
     labels = settings["labels"]
     for columns in labels.values() if isinstance(labels, dict) else (labels,):
         _check_names("data.labels", columns)
@@ -111,7 +114,7 @@ def check_columns(rows: Dataset, columns: Sequence[str], place: str) -> None:
             raise HeadsetError(
                 f"{place}: there is no column {column!r}.{did_you_mean(column, rows.column_names)} "
                 f"Columns: {', '.join(map(repr, rows.column_names))}. "
-                "Name others with data.text, data.image or data.audio, and with data.labels."
+                "Name others with data.text, data.choices, data.image or data.audio, and with data.labels."
             )
 
 
@@ -123,6 +126,37 @@ def check_text_columns(text: Sequence[str]) -> None:
     """
     if not 1 <= len(text) <= 2:
         raise HeadsetError(f"data.text names {len(text)} columns. Give one, or two for pairs of texts.")
+
+
+def check_choices(heads: Sequence[str], reads: str, choices: Sequence[str]) -> None:
+    """Check that columns with choices are named where heads choose, and only there.
+
+    Raises:
+        HeadsetError: It is not so.
+    """
+    if reads == "choices" and not choices:
+        raise HeadsetError(
+            f"{', '.join(heads)}: each row has several choices. Name the column that holds lists of them, or several "
+            "columns: data.choices: [ending0, ending1, ...]"
+        )
+    if choices and reads != "choices":
+        raise HeadsetError(f"data.choices is for heads that choose; {', '.join(heads)} does not. Take it out.")
+
+
+def check_choice_columns(text: Sequence[str], choices: Sequence[str], features: Features, place: str) -> None:
+    """Check that columns hold what choices are made of: one column lists of strings, several plain strings.
+
+    Raises:
+        HeadsetError: They hold something else.
+    """
+    for column in (*text, *choices):
+        feature = features[column]
+        lists = [column] == list(choices)
+        inner = feature.feature if lists and isinstance(feature, List | LargeList) else feature
+        if not is_text(inner) or lists == (inner is feature):
+            wanted = "lists of strings, the choices of a row" if lists else "plain strings"
+            hint = " Name a column for each choice, or one that holds lists." if lists else ""
+            raise HeadsetError(f"{place}: column {column!r} has to hold {wanted}; it holds {feature!r}.{hint}")
 
 
 def is_text(feature: Any) -> bool:

@@ -17,6 +17,8 @@ from heads.targets import ClassTarget
 from headset.batches import Collator, make_encoder
 from headset.checks import (
     RowError,
+    check_choice_columns,
+    check_choices,
     check_columns,
     check_pairs,
     check_settings,
@@ -56,6 +58,8 @@ class TextData(LightningDataModule):
         image: The column with the images, or their paths, for heads that read images. Relative paths start in the
             folder of the file that they stand in.
         audio: The same for heads that read sounds.
+        choices: For heads that choose: the column with lists of choices, or several columns. With two columns of texts
+            the second one is how each choice begins.
         max_length: The most tokens of an input; by default the tokenizer's own limit, at most 512.
         max_seconds: Where sounds are cut; by default only where the feature extractor does.
         batch_size: The rows of a training batch, in each process.
@@ -83,6 +87,7 @@ class TextData(LightningDataModule):
         labels: Labels = "label",
         image: str = "image",
         audio: str = "audio",
+        choices: list[str] | str | None = None,
         max_length: int | None = None,
         max_seconds: float | None = None,
         batch_size: int = 32,
@@ -100,6 +105,7 @@ class TextData(LightningDataModule):
         cut_from = train if self.share is not None else validation
         self.sources: dict[str, Any] = {"train": train, "validation": cut_from, "test": test, "predict": predict}
         self.text = (text,) if isinstance(text, str) else tuple(text)
+        self.choices = (choices,) if isinstance(choices, str) else tuple(choices or ())
         self.labels = labels
         self.image = image
         self.audio = audio
@@ -219,21 +225,32 @@ class TextData(LightningDataModule):
         )
 
     def _encoder(self, split: str) -> Encoder:
-        source = self._source(split)
-        folder = os.path.dirname(source) if isinstance(source, str) and os.path.isfile(source) else ""
-        split_words = split == "predict" and any(map(needs_words, self.heads.values()))
-        return make_encoder(self.reads, self.processor, self.max_length, split_words, folder, self.max_seconds)
+        source, heads = self._source(split), list(self.heads.values())
+        learns = split != "predict"
+        return make_encoder(
+            self.reads,
+            self.processor,
+            self.max_length,
+            split_words=not learns and any(map(needs_words, heads)),
+            word_ids=learns and any(head.needs_word_ids for head in heads),
+            in_parts=learns and all(head.learns_in_parts for head in heads),
+            texts=len(self.text),
+            folder=os.path.dirname(source) if isinstance(source, str) and os.path.isfile(source) else "",
+            max_seconds=self.max_seconds,
+        )
 
     @property
     def reads(self) -> str:
         """What a row is read as, by all heads."""
         check_text_columns(self.text)
-        return reading(self.heads, self.text)
+        reads = reading(self.heads, self.text)
+        check_choices(list(self.heads), reads, self.choices)
+        return reads
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns that are read."""
-        return {"image": (self.image,), "audio": (self.audio,)}.get(self.reads, self.text)
+        return {"image": (self.image,), "audio": (self.audio,)}.get(self.reads, self.text + self.choices)
 
     def _table(self, split: str) -> str:
         """The split whose table holds the rows: ``train`` also for a share of it."""
@@ -309,6 +326,8 @@ class TextData(LightningDataModule):
         check_columns(table, maker.columns, place(source))
         if split != "predict":
             check_words(self.heads, self.text, table.features, place(source))
+        if self.choices:
+            check_choice_columns(self.text, self.choices, table.features, place(source))
         try:
             examples = make_examples(table, maker, self.num_proc)
         except RowError as error:
@@ -317,6 +336,8 @@ class TextData(LightningDataModule):
         examples = self._part(examples, split, columns)
         rows = len(set(examples["row"][:])) if maker.splits else len(examples)
         told = f"{split}: {rows} rows from {place(source)}"
+        if len(examples) > rows:
+            told += f", in {len(examples)} parts of at most {encoder.length} tokens"
         if "truncated" in examples.column_names:
             told += f"; {sum(examples['truncated'][:])} of them cut to {encoder.limit}"
             examples = examples.remove_columns("truncated")

@@ -121,9 +121,8 @@ def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> D
 
 def _identity(maker: ExampleMaker) -> list[str]:
     """Whatever the examples depend on beside the rows: settings, tokenizer, and the code that makes them."""
-    modules = {
-        type(thing).__module__ for thing in (maker, maker.encoder, *(label.target for label in maker.labels.values()))
-    }
+    things = (maker, maker.encoder, *(label.target for label in maker.labels.values()))
+    modules = {kind.__module__ for thing in things for kind in type(thing).__mro__ if kind is not object}
     return [
         repr((maker.inputs, sorted(maker.labels.items()), maker.features, maker.splits)),
         transformers.__version__,

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from backbones.errors import HeadsetError
 from heads.targets import pad_rows
@@ -27,6 +27,7 @@ class TextEncoder(Encoder):
         max_length: The most tokens of an input; the rest is cut off. None takes the tokenizer's own limit, at most 512.
         separate: Whether two texts of a row are two inputs, and not one input with both.
         split_words: Whether plain strings are split into words, where there is white space.
+        word_ids: Whether to say which word a token is of also in plain strings, whose words the tokenizer knows.
 
     Raises:
         HeadsetError: ``max_length`` is more than the tokenizer allows, or leaves no place for a text.
@@ -36,8 +37,13 @@ class TextEncoder(Encoder):
     max_length: int | None = None
     separate: bool = False
     split_words: bool = False
+    word_ids: bool = False
 
-    samples = ("A short text.", "Another one, which is a little longer than the first, and has 2 numbers: 3.", "?")
+    samples: ClassVar[Sequence[Any]] = (
+        "A short text.",
+        "Another one, which is a little longer than the first, and has 2 numbers: 3.",
+        "?",
+    )
 
     def __post_init__(self) -> None:
         """Check the length."""
@@ -89,11 +95,11 @@ class TextEncoder(Encoder):
         Returns:
             What the tokenizer gives, a list of B items each; ``truncated``, whether a row was cut; and, for texts that
             are split into words, ``words``, how many there are in the first text, and ``word_ids``: each token's word,
-            None for special tokens and for a second text in the same input. With ``separate`` and two columns each
-            item is a list of two.
+            None for special tokens and for a second text in the same input. In plain strings the second text's words
+            are numbered from 0 too. With ``separate`` and two columns each item is a list of two.
 
         Raises:
-            HeadsetError: The texts are split into words, and the tokenizer cannot tell which token is of which word.
+            HeadsetError: Words matter, and the tokenizer cannot tell which token is of which word.
         """
         if self.split_words:
             columns = [[text.split() if isinstance(text, str) else text for text in column] for column in columns]
@@ -104,28 +110,41 @@ class TextEncoder(Encoder):
         return pairs | {"truncated": [any(pair) for pair in pairs["truncated"]]}
 
     def _encode(self, columns: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-        words = bool(columns[0]) and isinstance(columns[0][0], list)
-        if words and not self.tokenizer.is_fast:
-            raise HeadsetError(
-                f"The texts are split into words, and {type(self.tokenizer).__name__} cannot tell which token belongs "
-                "to which word. Use a model whose tokenizer has a tokenizer.json."
-            )
-        texts = [list(column) for column in columns]
-        settings: dict[str, Any] = {"is_split_into_words": words, "padding": False, "verbose": False}
-        encoded = self.tokenizer(*texts, truncation=True, max_length=self.length, **settings)
+        encoded = self._tokenise(columns, truncation=True, max_length=self.length)
         outputs: dict[str, list[Any]] = dict(encoded.data)
         if encoded.encodings is None:
-            full = self.tokenizer(*texts, truncation=False, **settings)["input_ids"]
+            full = self._tokenise(columns)["input_ids"]
             outputs["truncated"] = [len(ids) > self.length for ids in full]
         else:
             outputs["truncated"] = [bool(encoding.overflowing) for encoding in encoded.encodings]
-        if words:
+        if _are_words(columns):
             outputs["words"] = [len(text) for text in columns[0]]
-            outputs["word_ids"] = [
-                [word if text == 0 else None for word, text in zip(e.word_ids, e.sequence_ids, strict=True)]
-                for e in encoded.encodings or ()
-            ]
+        if _are_words(columns) or self.word_ids:
+            outputs["word_ids"] = self._words(columns, encoded)
         return outputs
+
+    def _tokenise(self, columns: Sequence[Sequence[Any]], **settings: Any) -> BatchEncoding:
+        """Call the tokenizer."""
+        words = _are_words(columns)
+        if (words or self.word_ids) and not self.tokenizer.is_fast:
+            raise HeadsetError(
+                f"Words matter here, and {type(self.tokenizer).__name__} cannot tell which token belongs to which "
+                "word. Use a model whose tokenizer has a tokenizer.json."
+            )
+        texts = [list(column) for column in columns]
+        settings |= {"is_split_into_words": words, "padding": False, "verbose": False}
+        encoded: BatchEncoding = self.tokenizer(*texts, **settings)
+        return encoded
+
+    def _words(self, columns: Sequence[Sequence[Any]], encoded: BatchEncoding) -> list[list[int | None]]:
+        """The word of each token, None for none."""
+        encodings = encoded.encodings or []
+        if not _are_words(columns):
+            return [list(encoding.word_ids) for encoding in encodings]
+        return [
+            [word if text == 0 else None for word, text in zip(e.word_ids, e.sequence_ids, strict=True)]
+            for e in encodings
+        ]
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Pad rows to the longest and stack them.
@@ -135,9 +154,10 @@ class TextEncoder(Encoder):
 
         Returns:
             The model inputs ``(B, T)``, or ``(2B, T)`` for separate texts: the first texts of all rows, then the second
-            ones. ``meta`` holds ``texts``, 1 or 2; ``rows``, where the examples have them; where there are words
-            ``words``, the number of them in each input, also of those that were cut off, and ``word_ids`` ``(B, T)``,
-            with -1 at special tokens and padding; and ``attention_mask`` ``(B, T)``, where the model takes none.
+            ones. ``meta`` holds ``texts``, 1 or 2; ``rows``, where the examples have them; where texts are split into
+            words ``words``, the number of them in each input, also of those that were cut off; where words matter
+            ``word_ids`` ``(B, T)``, with -1 at special tokens and padding; and ``attention_mask`` ``(B, T)``, where the
+            model takes none.
         """
         first = examples[0]["input_ids"]
         texts = 2 if len(first) == 2 and isinstance(first[0], list) else 1
@@ -150,15 +170,22 @@ class TextEncoder(Encoder):
         length, side = batch["input_ids"].shape[1], self.tokenizer.padding_side
         if "attention_mask" not in batch:
             meta["attention_mask"] = pad_rows(([1] * len(row["input_ids"]) for row in inputs), 0, length, side)
-        if "word_ids" in inputs[0]:
+        if "words" in inputs[0]:
             meta["words"] = [row["words"] for row in inputs]
+        if "word_ids" in inputs[0]:
             words = ([NO_WORD if word is None else word for word in row["word_ids"]] for row in inputs)
             meta["word_ids"] = pad_rows(words, NO_WORD, length, side)
         return {**batch, "meta": meta}
 
     def identity(self) -> list[str]:
         """The settings, and the tokenizer."""
-        return [repr((self.length, self.separate, self.split_words)), *_tokenizer_identity(self.tokenizer)]
+        settings = (self.length, self.separate, self.split_words, self.word_ids)
+        return [repr(settings), *_tokenizer_identity(self.tokenizer)]
+
+
+def _are_words(columns: Sequence[Sequence[Any]]) -> bool:
+    """Whether the texts are split into words."""
+    return bool(columns[0]) and isinstance(columns[0][0], list)
 
 
 def _one_text(example: Mapping[str, Any], text: int) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""One of several choices: how a story goes on, or which answer to a question is right."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+from transformers.utils.generic import ModelOutput
+
+from backbones.backbone import Backbone
+from backbones.calls import BackboneCall
+from heads.base import Head, HeadContext, HeadOutput
+from heads.choice_target import ChoiceTarget
+from heads.native import NativeModel
+
+__all__ = ["MultipleChoice"]
+
+
+class MultipleChoice(Head):
+    """A text and several choices to the one that fits.
+
+    The text is read with each choice, and the scores come from the very modules that ``AutoModelForMultipleChoice`` has
+    for the architecture. Rows may have different numbers of choices: those that a row lacks have the probability 0.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> from backbones import Backbone
+        >>> from heads import HeadContext
+        >>> config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+        >>> head, backbone = MultipleChoice(), Backbone(BertModel(config))
+        >>> head.attach(HeadContext(backbone))
+        >>> batch = {"input_ids": torch.ones(2, 4, 16, dtype=torch.long)}
+        >>> head(backbone.run(head.request(batch)), batch).logits.shape
+        torch.Size([2, 4])
+    """
+
+    reads = "choices"
+
+    @property
+    def auto_class(self) -> str:
+        """The task in transformers."""
+        return "AutoModelForMultipleChoice"
+
+    def build(self, context: HeadContext) -> None:
+        """Take the modules of transformers."""
+        self.scorer = NativeModel(self.auto_class, context.backbone)
+
+    def unused(self, backbone: Backbone) -> set[str]:
+        """What the scorer does without."""
+        return self.scorer.unused(backbone)
+
+    def target(self) -> ChoiceTarget:
+        """The number, the letter or the text of the right choice."""
+        return ChoiceTarget()
+
+    def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
+        """The scorer's own call, with all choices of all rows one after the other."""
+        return self.scorer.request(batch)
+
+    def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
+        """Scores ``(B, C)`` of inputs ``(B, C, T)``, -inf for choices that a row lacks.
+
+        ``meta["choices"]`` has the texts of each row's choices; where it is not given, each row has C.
+        """
+        logits: Tensor = self.scorer(features, batch).logits
+        choices: Sequence[Sequence[str]] | None = batch.get("meta", {}).get("choices")
+        if choices is not None:
+            counts = torch.tensor([len(row) for row in choices], device=logits.device).unsqueeze(-1)
+            lacking = torch.arange(logits.shape[-1], device=logits.device) >= counts
+            logits = logits.masked_fill(lacking, float("-inf"))
+        return HeadOutput(logits, {"choices": choices})
+
+    def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
+        """Cross entropy over the choices, as transformers has it.
+
+        Args:
+            output: Scores ``(B, C)``.
+            labels: The number of the right choice ``(B,)``.
+        """
+        return F.cross_entropy(output.logits, labels)
+
+    def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
+        """``{"choice", "text", "score", "scores"}``: the best choice, as its number from 0, and probabilities."""
+        rows = output.logits.float().softmax(-1).tolist()
+        best = output.logits.argmax(-1).tolist()
+        choices = output.info["choices"] or [[None] * len(row) for row in rows]
+        return [
+            {"choice": index, "text": texts[index], "score": row[index], "scores": row[: len(texts)]}
+            for index, row, texts in zip(best, rows, choices, strict=True)
+        ]
+
+    def metrics(self) -> MetricCollection:
+        """Accuracy."""
+        # A micro average counts what is right: it is no matter that each row has its own number of classes.
+        return MetricCollection({"accuracy": MulticlassAccuracy(2, average="micro", validate_args=False)})
+
+    def metric_inputs(self, output: HeadOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The best choice of each row and the right one, both ``(B,)``."""
+        return output.logits.argmax(-1), labels
