@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MetricCollection
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput
 
@@ -18,8 +17,9 @@ from heads.base import Head, HeadContext, HeadOutput, attention_mask
 from heads.masking import fixed_draws, mask_tokens, word_starts
 from heads.native import NativeModel
 from heads.targets import IGNORE
+from heads.token_metrics import Perplexity, TokenAccuracy
 
-__all__ = ["MaskedLM", "Perplexity"]
+__all__ = ["MaskedLM"]
 
 
 class MaskedLM(Head):
@@ -127,9 +127,7 @@ class MaskedLM(Head):
 
     def metrics(self) -> MetricCollection:
         """Accuracy and perplexity over the masked tokens."""
-        size = self.scorer.config.get_text_config().vocab_size
-        accuracy = MulticlassAccuracy(size, average="micro", validate_args=False)
-        return MetricCollection({"accuracy": accuracy, "perplexity": Perplexity()})
+        return MetricCollection({"accuracy": TokenAccuracy(), "perplexity": Perplexity()})
 
     def metric_inputs(self, output: HeadOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores ``(N, V)`` at the N masked tokens, and those tokens ``(N,)``."""
@@ -168,21 +166,6 @@ class MaskedLM(Head):
 
         best = zip(places.tolist(), scores.tolist(), tokens.tolist(), strict=True)
         return [[answer(place, *one) for one in zip(*found, strict=True)] for place, *found in best]
-
-
-class Perplexity(MeanMetric):
-    """The exponential of the mean loss of all tokens; ``update`` takes scores ``(N, V)`` and tokens ``(N,)``."""
-
-    def __init__(self) -> None:
-        super().__init__(nan_strategy="disable")
-
-    def update(self, scores: Tensor, tokens: Tensor) -> None:  # type: ignore[override]
-        """Add the losses of some tokens."""
-        super().update(F.cross_entropy(scores, tokens, reduction="none"))
-
-    def compute(self) -> Tensor:
-        """The perplexity of all tokens so far."""
-        return super().compute().exp()
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: BackboneSpec) -> None:

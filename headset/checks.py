@@ -149,14 +149,17 @@ def check_choice_columns(text: Sequence[str], choices: Sequence[str], features: 
     Raises:
         HeadsetError: They hold something else.
     """
-    for column in (*text, *choices):
+    lists, plain = (choices, text) if len(choices) == 1 else ((), (*text, *choices))
+    for column in lists:
         feature = features[column]
-        lists = [column] == list(choices)
-        inner = feature.feature if lists and isinstance(feature, List | LargeList) else feature
-        if not is_text(inner) or lists == (inner is feature):
-            wanted = "lists of strings, the choices of a row" if lists else "plain strings"
-            hint = " Name a column for each choice, or one that holds lists." if lists else ""
-            raise HeadsetError(f"{place}: column {column!r} has to hold {wanted}; it holds {feature!r}.{hint}")
+        if not (isinstance(feature, List | LargeList) and is_text(feature.feature)):
+            raise HeadsetError(
+                f"{place}: column {column!r} has to hold lists of strings, the choices of a row; it holds {feature!r}. "
+                "Name a column with lists, or one for each choice."
+            )
+    for column in plain:
+        if not is_text(features[column]):
+            raise HeadsetError(f"{place}: column {column!r} has to hold plain strings; it holds {features[column]!r}.")
 
 
 def is_text(feature: Any) -> bool:

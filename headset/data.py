@@ -177,8 +177,9 @@ class TextData(LightningDataModule):
                 self.datasets[split] = self._examples(split, columns)
         # After the rows: where one of them is wrong, that says more than that the rest has one label.
         for name, column in columns.items():
-            pinned = self._connection[2][name]
-            check_label_set(name, column, "" if pinned else place(self._source("train")))
+            if column.labels is not None:
+                pinned = self._connection[2][name]
+                check_label_set(name, column, "" if pinned else place(self._source("train")))
 
     def raw(self, split: str) -> Dataset:
         """The table of a split as it was read; ``meta["rows"]`` of a batch are the row numbers in it.

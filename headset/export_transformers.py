@@ -13,10 +13,27 @@ __all__ = ["TASKS", "check", "write"]
 TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForMultipleChoice": "multiple-choice",
+    "AutoModelForMaskedLM": "fill-mask",
     "AutoModelForImageClassification": "image-classification",
     "AutoModelForAudioClassification": "audio-classification",
 }
-INPUTS = {"image": "image.png", "audio": "sound.wav"}  # of the example in the model card
+# Examples for the model card.
+INPUTS = {"fill-mask": "A {mask}.", "image-classification": "image.png", "audio-classification": "sound.wav"}
+PIPELINE = """from transformers import pipeline
+
+answer = pipeline("{task}", "path/to/{name}")("{text}")"""
+# transformers has no pipeline for this task.
+CHOICES = """import torch
+from transformers import AutoModelForMultipleChoice, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
+model = AutoModelForMultipleChoice.from_pretrained("path/to/{name}")
+text, choices = "{text}", ["A choice.", "Another one."]
+inputs = tokenizer([text] * len(choices), choices, padding=True, return_tensors="pt")
+with torch.inference_mode():
+    scores = model(**{{key: value.unsqueeze(0) for key, value in inputs.items()}}).logits
+print(choices[scores.argmax()])"""
 
 
 def check(headset: Headset, name: str) -> None:
@@ -41,6 +58,6 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     head.scorer.whole(headset.backbone).save_pretrained(folder)
     headset.processor.save_pretrained(folder)
     task = TASKS[head.auto_class]
-    given = INPUTS.get(head.reads, "A text.")
-    usage = f'from transformers import pipeline\n\nanswer = pipeline("{task}", "path/to/{name}")("{given}")'
+    text = INPUTS.get(task, "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
+    usage = (CHOICES if task == "multiple-choice" else PIPELINE).format(task=task, name=name, text=text)
     return Loader("transformers", head.auto_class, task, usage)

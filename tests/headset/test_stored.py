@@ -7,6 +7,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    BertForNextSentencePrediction,
     BertForSequenceClassification,
     BertForTokenClassification,
     DistilBertConfig,
@@ -128,5 +129,7 @@ def test_heads_that_are_not_what_the_option_says_are_refused(tagger, policy, hea
 
 
 def test_a_task_without_a_head_here_says_so():
-    with pytest.raises(HeadsetError, match=r"no head here for BertForMaskedLM.*AutoModelForTokenClassification"):
-        Headset.from_transformers(BertForMaskedLM(BertConfig(vocab_size=50, **SIZES)))
+    with pytest.raises(
+        HeadsetError, match=r"no head here for BertForNextSentencePrediction.*AutoModelForTokenClassification"
+    ):
+        Headset.from_transformers(BertForNextSentencePrediction(BertConfig(vocab_size=50, **SIZES)))
