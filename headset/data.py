@@ -170,7 +170,7 @@ class TextData(LightningDataModule):
             split for split in STAGES[stage] if split != "validation" or self.sources[split] or stage == "validate"
         ]
         for split in splits:
-            self._source(split)
+            self._encoder(split)  # complains of settings before rows are read
         columns = self._columns(stage)
         for split in splits:
             if split not in self.datasets:
