@@ -155,7 +155,7 @@ def test_one_line_for_what_is_wrong(
     [
         (
             "{topic: SequenceClasification}",
-            "Did you mean 'SequenceClassification'? Registered heads: Pooling, Sequence",
+            "Did you mean 'SequenceClassification'? Registered heads: ",
         ),
         ("{topic: {class_path: Pooling, init_args: {norm: true}}}", "Pooling has no argument 'norm'. "),
         ("{topic: {pooling: cls}}", "model.heads names each head and its class"),
