@@ -7,10 +7,12 @@ runs again, and the slot gives the backbone's output. No architecture needs a ru
 """
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
@@ -18,11 +20,25 @@ from backbones.adapters import adapted_layer, plain_key
 from backbones.backbone import Backbone
 from backbones.calls import BackboneCall, model_inputs
 from backbones.errors import HeadsetError
+from backbones.parts import on_meta, shared_parts
 from backbones.stock import stock_layers
-from heads.slots import BackboneNeededError, Slot
-from heads.task_models import initialise, on_meta, shared_parts, task_class
+from heads.slots import BackboneNeededError, Slot, Tie
+from heads.task_models import initialise, task_class
 
-__all__ = ["NativeModel"]
+__all__ = ["NativeModel", "logits_of"]
+
+
+def logits_of(output: ModelOutput) -> Tensor:
+    """The scores in a task model's output, whatever transformers calls them.
+
+    Returns:
+        Scores ``(B, C)`` or ``(B, T, C)``; of question answering those of starts and ends, ``(B, T, 2)``.
+    """
+    if "start_logits" in output:
+        return torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
+    first = next(name for name in output if name != "loss")
+    scores: Tensor = output["logits" if "logits" in output else first]
+    return scores
 
 
 class NativeModel(nn.Module):
@@ -63,6 +79,8 @@ class NativeModel(nn.Module):
                 f"{kind.__name__} is not built on {type(backbone.model).__name__}: its head does not fit this backbone."
             )
         initialise(task, backbone)
+        with stock_layers(backbone.model):
+            self.ties = Tie.all_of(task, backbone.model)
         self.task = task
         self.parts = parts
         self.live = live
@@ -77,27 +95,52 @@ class NativeModel(nn.Module):
         """The places of the backbone in the task model."""
         return [module for module in self.task.modules() if isinstance(module, Slot)]
 
-    def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
-        """The exact call that the task model makes to the backbone; None if it makes several, in ``forward``."""
+    def request(self, batch: Mapping[str, Any], labels: Mapping[str, Tensor] | None = None) -> BackboneCall | None:
+        """The exact call that the task model makes to the backbone; None if it makes several, in ``forward``.
+
+        Args:
+            batch: The batch.
+            labels: What the task model is taught with, by its own names (``labels``; ``start_positions`` and
+                ``end_positions``): some architectures make the inputs of their decoder from them.
+        """
         if self.live:
             return None
+        taught = self._taught(labels)
         try:
-            self.task(**model_inputs(batch))
+            self._run(batch, taught)
         except BackboneNeededError as needed:
-            return BackboneCall(needed.arguments(self.slots[0].part), self.parts[0].backbone_path)
+            given = needed.arguments(self.slots[0].part)
+            call = {name: value for name, value in given.items() if all(value is not it for it in taught.values())}
+            return BackboneCall(call, self.parts[0].backbone_path)
         raise HeadsetError(f"The forward of {type(self.task).__name__} did not call its base model.")
 
-    def forward(self, features: ModelOutput | None, batch: Mapping[str, Any]) -> ModelOutput:
-        """The task model's own output for a batch, given the backbone's output for its request."""
+    def forward(
+        self, features: ModelOutput | None, batch: Mapping[str, Any], labels: Mapping[str, Tensor] | None = None
+    ) -> ModelOutput:
+        """The task model's own output for a batch, given the backbone's output for its request.
+
+        Given labels, as for `request`, it has the ``loss`` that transformers computes, where the task model has one.
+        """
         slots = self.slots
         try:
             for slot in slots:
                 slot.features = features
-            output: ModelOutput = self.task(**model_inputs(batch))
-            return output
+            return self._run(batch, self._taught(labels))
         finally:
             for slot in slots:
                 slot.features = None
+
+    def _run(self, batch: Mapping[str, Any], taught: Mapping[str, Tensor]) -> ModelOutput:
+        for tie in self.ties:
+            tie.bind()
+        output: ModelOutput = self.task(**model_inputs(batch), **taught)
+        return output
+
+    def _taught(self, labels: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """The labels that the task model takes, as copies: some architectures change them in place."""
+        known = inspect.signature(self.task.forward).parameters
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        return {name: value.clone() for name, value in (labels or {}).items() if name in known or open_ended}
 
     def unused(self, backbone: Backbone) -> set[str]:
         """Names of the backbone's parameters that the task model does not have, such as a pooler."""
@@ -122,6 +165,7 @@ class NativeModel(nn.Module):
         for part in self.parts:
             shared = backbone.model.get_submodule(part.backbone_path).state_dict()
             state |= {f"{part.task_path}.{key}": value for key, value in shared.items()}
+        state |= {tie.task_key: tie.weight.detach() for tie in self.ties}
         wanted = task.state_dict().keys()
         task.load_state_dict({key: value for key, value in state.items() if key in wanted}, assign=True)
         task.tie_weights()
@@ -131,11 +175,18 @@ class NativeModel(nn.Module):
         """Copy the head's weights from another task model of the same class.
 
         Raises:
-            HeadsetError: It lacks weights of this head, or has them in other shapes: for another number of labels.
+            HeadsetError: It lacks weights of this head, has them in other shapes (for another number of labels), or has
+                weights apart that its configuration says are one.
         """
         theirs = source.state_dict()
         own = dict(self.task.state_dict())
         lacking = sorted(key for key, value in own.items() if key not in theirs or theirs[key].shape != value.shape)
         if lacking:
             raise HeadsetError(f"{type(source).__name__} has no fitting weights for {', '.join(lacking)}.")
+        for tie in self.ties:
+            if not torch.equal(theirs[tie.task_key], tie.weight):
+                raise HeadsetError(
+                    f"{tie.task_key} of {type(source).__name__} is not the same as the weight of the base that its "
+                    "configuration ties it to. Set tie_word_embeddings to false in its config.json."
+                )
         self.task.load_state_dict({key: theirs[key] for key in own})
