@@ -96,6 +96,7 @@ class Backbone(nn.Module):
         Raises:
             HeadsetError: It has none.
         """
+        task.config.architectures = [type(task).__name__]  # as save_pretrained does
         return cls(base_of(task), task.config)
 
     @classmethod

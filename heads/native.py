@@ -22,10 +22,11 @@ from backbones.calls import BackboneCall, model_inputs
 from backbones.errors import HeadsetError
 from backbones.parts import on_meta, shared_parts
 from backbones.stock import stock_layers
+from heads.base import HeadOutput
 from heads.slots import BackboneNeededError, Slot, Tie
 from heads.task_models import initialise, task_class
 
-__all__ = ["NativeModel", "logits_of"]
+__all__ = ["NativeModel", "head_output", "logits_of", "stock_loss"]
 
 
 def logits_of(output: ModelOutput) -> Tensor:
@@ -39,6 +40,18 @@ def logits_of(output: ModelOutput) -> Tensor:
     first = next(name for name in output if name != "loss")
     scores: Tensor = output["logits" if "logits" in output else first]
     return scores
+
+
+def head_output(output: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
+    """A task model's output as that of a head, which keeps the loss if the batch has the head's labels."""
+    loss = output.get("loss")
+    return HeadOutput(logits_of(output), {} if loss is None else {"loss": loss, "labels": batch["labels"]})
+
+
+def stock_loss(output: HeadOutput, labels: Any) -> Tensor | None:
+    """The loss that transformers computed along with the scores, if it had these labels and the task model has one."""
+    loss: Tensor | None = output.info.get("loss") if output.info.get("labels") is labels else None
+    return loss
 
 
 class NativeModel(nn.Module):
@@ -95,17 +108,15 @@ class NativeModel(nn.Module):
         """The places of the backbone in the task model."""
         return [module for module in self.task.modules() if isinstance(module, Slot)]
 
-    def request(self, batch: Mapping[str, Any], labels: Mapping[str, Tensor] | None = None) -> BackboneCall | None:
+    def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
         """The exact call that the task model makes to the backbone; None if it makes several, in ``forward``.
 
         Args:
-            batch: The batch.
-            labels: What the task model is taught with, by its own names (``labels``; ``start_positions`` and
-                ``end_positions``): some architectures make the inputs of their decoder from them.
+            batch: The batch; with the head's own ``labels``, from which some architectures make their decoder's inputs.
         """
         if self.live:
             return None
-        taught = self._taught(labels)
+        taught = self._taught(batch)
         try:
             self._run(batch, taught)
         except BackboneNeededError as needed:
@@ -114,18 +125,17 @@ class NativeModel(nn.Module):
             return BackboneCall(call, self.parts[0].backbone_path)
         raise HeadsetError(f"The forward of {type(self.task).__name__} did not call its base model.")
 
-    def forward(
-        self, features: ModelOutput | None, batch: Mapping[str, Any], labels: Mapping[str, Tensor] | None = None
-    ) -> ModelOutput:
+    def forward(self, features: ModelOutput | None, batch: Mapping[str, Any]) -> ModelOutput:
         """The task model's own output for a batch, given the backbone's output for its request.
 
-        Given labels, as for `request`, it has the ``loss`` that transformers computes, where the task model has one.
+        With the head's own ``labels`` in the batch it has the ``loss`` that transformers computes, if the task model
+        computes one.
         """
         slots = self.slots
         try:
             for slot in slots:
                 slot.features = features
-            return self._run(batch, self._taught(labels))
+            return self._run(batch, self._taught(batch))
         finally:
             for slot in slots:
                 slot.features = None
@@ -136,11 +146,18 @@ class NativeModel(nn.Module):
         output: ModelOutput = self.task(**model_inputs(batch), **taught)
         return output
 
-    def _taught(self, labels: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """The labels that the task model takes, as copies: some architectures change them in place."""
+    def _taught(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The head's own labels as the task model takes them; copies, since some architectures change them in place."""
+        labels = batch.get("labels")
+        if not isinstance(labels, Tensor):  # none, or those of a whole headset
+            return {}
         known = inspect.signature(self.task.forward).parameters
-        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-        return {name: value.clone() for name, value in (labels or {}).items() if name in known or open_ended}
+        labels = labels.to(self.task.dtype) if labels.is_floating_point() else labels.clone()
+        if "start_positions" in known:
+            start, end = labels.unbind(-1)
+            return {"start_positions": start, "end_positions": end}
+        takes_labels = "labels" in known or any(it.kind is it.VAR_KEYWORD for it in known.values())
+        return {"labels": labels} if takes_labels else {}
 
     def unused(self, backbone: Backbone) -> set[str]:
         """Names of the backbone's parameters that the task model does not have, such as a pooler."""
@@ -162,12 +179,18 @@ class NativeModel(nn.Module):
         """The stock task model, with the weights of a stock backbone and of this head; no weight is copied."""
         task = on_meta(type(self.task), self.config, backbone.spec.dtype)
         state = self.task.state_dict()
+        buffers = dict(self.task.named_buffers())
         for part in self.parts:
-            shared = backbone.model.get_submodule(part.backbone_path).state_dict()
-            state |= {f"{part.task_path}.{key}": value for key, value in shared.items()}
+            shared = backbone.model.get_submodule(part.backbone_path)
+            state |= {f"{part.task_path}.{key}": value for key, value in shared.state_dict().items()}
+            buffers |= {f"{part.task_path}.{key}": value for key, value in shared.named_buffers()}
         state |= {tie.task_key: tie.weight.detach() for tie in self.ties}
         wanted = task.state_dict().keys()
         task.load_state_dict({key: value for key, value in state.items() if key in wanted}, assign=True)
+        for key, value in list(task.named_buffers()):
+            if value.is_meta:  # computed ones, which are in no checkpoint
+                path, _, name = key.rpartition(".")
+                task.get_submodule(path).register_buffer(name, buffers[key], persistent=False)
         task.tie_weights()
         return task
 

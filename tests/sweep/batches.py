@@ -24,23 +24,32 @@ def a_batch(auto_class: str, model: PreTrainedModel) -> Batch:
     return {key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.items()}
 
 
-def labels_for(auto_class: str, model: PreTrainedModel, batch: Batch) -> Batch:
-    """The labels as the stock model takes them, none where it has no loss; one answer lies outside of its text."""
+def labels_for(auto_class: str, model: PreTrainedModel, batch: Batch) -> Tensor | None:
+    """Labels as a head takes them; one answer lies outside of its text. None where the stock model takes no labels."""
     known, size = _parameters(model), model.config.num_labels
     if "start_positions" in known:
-        return {"start_positions": torch.tensor([3, 99]), "end_positions": torch.tensor([5, 4])}
+        return torch.tensor([[3, 5], [99, 4]])
     if auto_class == "AutoModelForMultipleChoice":
-        return {"labels": torch.tensor([2, 0])}
+        return torch.tensor([2, 0])
     if auto_class == "AutoModelForTokenClassification":
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        return {"labels": (torch.arange(ids.numel()).view_as(ids) % size).masked_fill(mask == 0, -100)}
+        return (torch.arange(ids.numel()).view_as(ids) % size).masked_fill(mask == 0, -100)
     if auto_class == "AutoModelForMaskedLM":
         labels = batch.get("input_ids", batch.get("inputs")).masked_fill(batch["attention_mask"] == 0, -100)
         labels[:, ::3] = -100
-        return {"labels": labels}
-    if "labels" not in known or {"input_ids", "pixel_values"} <= batch.keys():  # it takes no labels, or those of a text
+        return labels
+    if "labels" not in known or {"input_ids", "pixel_values"} <= batch.keys():  # it takes none, or those of a text
+        return None
+    return torch.tensor([0, size - 1])
+
+
+def as_stock(labels: Tensor | None, model: PreTrainedModel) -> Batch:
+    """The arguments of the stock model for labels."""
+    if labels is None:
         return {}
-    return {"labels": torch.tensor([0, size - 1])}
+    if "start_positions" in _parameters(model):
+        return dict(zip(("start_positions", "end_positions"), labels.clone().unbind(-1), strict=True))
+    return {"labels": labels.clone()}
 
 
 def _parameters(model: PreTrainedModel) -> Any:

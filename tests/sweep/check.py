@@ -10,16 +10,20 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from backbones import Backbone
-from heads.native import NativeModel, logits_of
+from backbones.calls import BackboneCall
+from heads import Head, HeadContext, HeadOutput
+from heads.native import NativeModel, head_output, logits_of, stock_loss
+from heads.registry import list_heads, load_head_class
 from heads.task_models import label_settings
 from tests.sweep.architectures import Pair, tiny_config
-from tests.sweep.batches import Batch, a_batch, labels_for
+from tests.sweep.batches import Batch, a_batch, as_stock, labels_for
 
-LABELS = {"AutoModelForQuestionAnswering": ("start", "end"), "AutoModelForMaskedLM": ()}
+LABELS = {"AutoModelForQuestionAnswering": ("start", "end"), "AutoModelForMaskedLM": None}
 
 
 def check(pair: Pair) -> str:
@@ -42,21 +46,29 @@ def check(pair: Pair) -> str:
 def compare(pair: Pair, backbone: Backbone) -> str:
     """The way out, logits, loss and gradients, the way in, and the way through a checkpoint."""
     names = LABELS.get(pair.auto_class, ("x", "y", "z"))
-    native = NativeModel(pair.auto_class, backbone, **(label_settings(names, len(names)) if names else {}))
-    assert type(native.task) is pair.kind
+    head = head_for(pair.auto_class)
+    head.attach(HeadContext(backbone, names))
+    native = head.scorer
+    assert isinstance(native, NativeModel) and type(native.task) is pair.kind
     stock = out(native, backbone)
-    batch = a_batch(pair.auto_class, stock)
-    labels = labels_for(pair.auto_class, stock, batch)
-    exact = answers_are_equal(native, backbone, stock, batch, labels)
+    exact = answers_are_equal(pair, head, backbone, stock)
+
     again = Backbone.from_task_model(stock)
-    taken = NativeModel(pair.auto_class, again, **label_settings(names, len(names)) if names else {})
-    taken.take(stock)
-    before, after = stock.state_dict(), taken.whole(again).state_dict()
+    head = head_for(pair.auto_class)
+    head.attach(HeadContext(again, names))
+    head.scorer.take(stock)
+    before, after = stock.state_dict(), head.scorer.whole(again).state_dict()
     assert before.keys() == after.keys(), "in and out again it has other keys"
     assert all(torch.equal(after[key], before[key]) for key in before), "in and out again it has other weights"
     for each in (backbone, again):
         Backbone.from_options(each.options()).load_state_dict(each.state_dict())
     return "exact" if exact else "equal"
+
+
+def head_for(auto_class: str) -> Head:
+    """The built-in head for a task; the native model alone, where there is none yet."""
+    heads = [load_head_class(name)() for name in list_heads()]
+    return next((head for head in heads if head.auto_class == auto_class), Bare(auto_class))
 
 
 def out(native: NativeModel, backbone: Backbone) -> PreTrainedModel:
@@ -74,41 +86,38 @@ def out(native: NativeModel, backbone: Backbone) -> PreTrainedModel:
     return model
 
 
-def answers_are_equal(
-    native: NativeModel, backbone: Backbone, stock: PreTrainedModel, batch: Batch, labels: Batch
-) -> bool:
+def answers_are_equal(pair: Pair, head: Head, backbone: Backbone, stock: PreTrainedModel) -> bool:
     """Whether logits and loss in both modes, and all gradients, are stock's to the bit; an error if not even close."""
-    pairs: list[tuple[str, Tensor, Tensor]] = []
+    batch = a_batch(pair.auto_class, stock)
+    labels = labels_for(pair.auto_class, stock, batch)
+    compared: list[tuple[str, Tensor, Tensor]] = []
     for training in (False, True):
-        for model in (stock, backbone, native):
+        for model in (stock, backbone, head):
             model.train(training)
         with reproducible():
-            theirs = stock(**batch, **{key: value.clone() for key, value in labels.items()})
+            theirs = stock(**batch, **as_stock(labels, stock))
         with reproducible():
-            ours = answer(native, backbone, batch, labels)
-        pairs.append(("logits", logits_of(ours), logits_of(theirs)))
+            call = head.request({**batch, "labels": labels})
+            ours = head(None if call is None else backbone.run(call), {**batch, "labels": labels})
+        compared.append(("logits", ours.logits, logits_of(theirs)))
         if theirs.get("loss") is not None:
-            pairs.append(("loss", ours["loss"], theirs["loss"]))
-    for output in (ours, theirs):
+            losses = head.loss(ours, labels), theirs["loss"]
+            compared += [("loss", *losses), ("loss from logits", head.loss(HeadOutput(ours.logits), labels), losses[1])]
+        else:
+            losses = ours.logits.square().mean(), logits_of(theirs).square().mean()
+    for loss in losses:
         with reproducible():
-            output.get("loss", logits_of(output).square().mean()).backward()
-    mine = gradients(native, backbone)
+            loss.backward()
+    mine = gradients(head.scorer, backbone)
     for key, parameter in stock.named_parameters():
         if parameter.grad is not None:
             assert mine[key] is not None, f"no gradient reaches {key}"
-            pairs.append((f"gradient of {key}", mine[key], parameter.grad))
+            compared.append((f"gradient of {key}", mine[key], parameter.grad))
         else:
             assert mine[key] is None, f"a gradient reaches {key} here alone"
-    for what, left, right in pairs:
+    for what, left, right in compared:
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5, msg=lambda text, what=what: f"{what}: {text}")
-    return all(torch.equal(left, right) for _, left, right in pairs)
-
-
-def answer(native: NativeModel, backbone: Backbone, batch: Batch, labels: Batch) -> ModelOutput:
-    """What a headset does: a request, a pass of the backbone, the answer."""
-    call = native.request(batch, labels)
-    output: ModelOutput = native(None if call is None else backbone.run(call), batch, labels)
-    return output
+    return all(torch.equal(left, right) for _, left, right in compared)
 
 
 def gradients(native: NativeModel, backbone: Backbone) -> dict[str, Tensor | None]:
@@ -118,6 +127,38 @@ def gradients(native: NativeModel, backbone: Backbone) -> dict[str, Tensor | Non
         shared = backbone.model.get_submodule(part.backbone_path)
         found |= {f"{part.task_path}.{key}": parameter.grad for key, parameter in shared.named_parameters()}
     return found | {tie.task_key: tie.weight.grad for tie in native.ties}
+
+
+class Bare(Head):
+    """A task without a head of its own yet: the native model, and the loss that transformers has for most of them."""
+
+    def __init__(self, auto_class: str) -> None:
+        super().__init__()
+        self.task = auto_class
+
+    @property
+    def auto_class(self) -> str:
+        return self.task
+
+    def build(self, context: HeadContext) -> None:
+        labels = label_settings(context.labels, len(context.labels)) if context.labels else {}
+        self.scorer = NativeModel(self.task, context.backbone, **labels)
+
+    def request(self, batch: Batch) -> BackboneCall | None:
+        return self.scorer.request(batch)
+
+    def forward(self, features: ModelOutput, batch: Batch) -> HeadOutput:
+        return head_output(self.scorer(features, batch), batch)
+
+    def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
+        known = stock_loss(output, labels)
+        if known is not None:
+            return known
+        logits, size = output.logits, output.logits.shape[1]
+        if self.task != "AutoModelForQuestionAnswering" or labels.dim() == 1:
+            return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+        losses = (F.cross_entropy(logits[..., it], labels[:, it].clamp(0, size), ignore_index=size) for it in (0, 1))
+        return sum(losses) / 2
 
 
 def quiet() -> None:
