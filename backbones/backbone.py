@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from backbones.adapters import adapted_layer, inject_lora
 from backbones.calls import BackboneCall
 from backbones.errors import HeadsetError
 from backbones.freezing import freeze
-from backbones.loading import load_base_model, load_config
+from backbones.loading import base_of, load_base_model, load_config
 from backbones.options import BackboneOptions
 from backbones.quantization import dequantize, is_quantized, keep_loadable, quantization_config, quantize
-from backbones.rebuild import config_from_dict, origin, plain_config, rebuild
+from backbones.rebuild import config_from_dict, new_base_model, origin, plain_config, rebuild
 from backbones.stock import stock_layers
 
 __all__ = ["Backbone", "BackboneOptions", "BackboneSpec"]
@@ -28,8 +28,8 @@ class BackboneSpec:
 
     Args:
         model_type: The architecture's name in transformers (``"bert"``).
-        hidden_size: D, the width of the hidden states.
-        num_layers: How many layers it has; ``hidden_states`` has one more, the embeddings.
+        hidden_size: D, the width of the last hidden state; 0 where the configuration does not say.
+        num_layers: How many layers it has, or stages; ``hidden_states`` has one more, the embeddings.
         vocab_size: The number of rows of the input embeddings; 0 where there is no vocabulary.
         dtype: The type of its weights.
         initializer_range: The standard deviation of newly initialised weights.
@@ -53,6 +53,7 @@ class Backbone(nn.Module):
 
     Args:
         model: Any base model of transformers (``BertModel``, not ``BertForSequenceClassification``).
+        config: The configuration that it comes from, where that is not its own: that of a task model around it.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -63,9 +64,10 @@ class Backbone(nn.Module):
 
     _tuner: Any  # of peft
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, config: PretrainedConfig | None = None) -> None:
         super().__init__()
         self.model = model
+        self._config = None if config is None or type(config) is type(model.config) else config
         self.frozen: str | int | None = None
         self.lora: dict[str, Any] | None = None
         self._adapters: set[str] = set()
@@ -82,17 +84,29 @@ class Backbone(nn.Module):
         Raises:
             HeadsetError: There is no such model, or its checkpoint lacks weights of the base model.
         """
-        model = load_base_model(path, **kwargs)
+        model, config = load_base_model(path, **kwargs)
         if getattr(model.config, "quantization_config", None) is not None:
             keep_loadable(model)
-        return cls(model)
+        return cls(model, config)
+
+    @classmethod
+    def from_task_model(cls, task: PreTrainedModel) -> "Backbone":
+        """The base inside a task model of transformers, which is shared and not copied.
+
+        Raises:
+            HeadsetError: It has none.
+        """
+        task.config.architectures = [type(task).__name__]  # as save_pretrained does
+        return cls(base_of(task), task.config)
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> "Backbone":
-        """A backbone with random weights."""
-        # Where an architecture has several base models, AutoModel looks for a name in this list, and fails on None.
-        config.architectures = config.architectures or []
-        return cls(AutoModel.from_config(config, **kwargs))
+        """A backbone with random weights, all of them trainable.
+
+        Raises:
+            HeadsetError: transformers has no model for this configuration.
+        """
+        return cls(new_base_model(config, **kwargs), config).freeze(None)
 
     @classmethod
     def from_options(cls, options: BackboneOptions) -> "Backbone":
@@ -111,16 +125,16 @@ class Backbone(nn.Module):
         if options.attn_implementation is not None:
             kwargs["attn_implementation"] = options.attn_implementation
         if options.config is not None:
-            model = rebuild(config_from_dict(options.config), options.class_name, **kwargs)
+            config = config_from_dict(options.config)
+            backbone = cls(rebuild(config, options.class_name, **kwargs), config)
         elif options.random_weights:
-            model = cls.from_config(load_config(options.path, revision=options.revision), **kwargs).model
+            backbone = cls.from_config(load_config(options.path, revision=options.revision), **kwargs)
         else:
             if options.quantization is not None:
                 kwargs["quantization_config"] = quantization_config(options.quantization)
-            model = cls.from_pretrained(options.path, revision=options.revision, **kwargs).model
-        backbone = cls(model)
+            backbone = cls.from_pretrained(options.path, revision=options.revision, **kwargs)
         if options.quantization is not None and backbone.quantization is None:
-            quantize(model, options.quantization)
+            quantize(backbone.model, options.quantization)
         if options.lora is not None:
             backbone.add_lora(options.lora)
         return backbone.freeze(options.freeze)
@@ -171,7 +185,7 @@ class Backbone(nn.Module):
                 "Backbone.add_lora does it: Backbone(model).add_lora({'r': 8, 'target_modules': 'all-linear'})."
             )
         with stock_layers(self.model):
-            class_name = origin(self.model)
+            class_name = origin(self.model, self.config)
         return BackboneOptions(
             path=self.config.name_or_path or "",
             freeze=self.frozen,
@@ -193,20 +207,22 @@ class Backbone(nn.Module):
 
     @property
     def config(self) -> PretrainedConfig:
-        """The model's configuration."""
-        return self.model.config
+        """The configuration: the model's, or that of the task model around it which the model comes from."""
+        return self._config or self.model.config
 
     @property
     def spec(self) -> BackboneSpec:
         """What the backbone is."""
-        config = self.config.get_text_config()
+        config = self.model.config.get_text_config()
         embeddings = _input_embeddings(self.model)
+        sizes = _first(config, "hidden_size", "hidden_sizes", "hidden_dim", "embed_dim", "embed_dims", default=0)
+        depths = _first(config, "num_hidden_layers", "num_layers", "depths", "depth", default=0)
         return BackboneSpec(
-            model_type=self.config.model_type,
-            hidden_size=_first(config, "hidden_size", "hidden_dim", "embed_dim"),
-            num_layers=_first(config, "num_hidden_layers", "num_layers"),
-            vocab_size=0 if embeddings is None else embeddings.shape[0],
-            dtype=next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point()),
+            model_type=self.model.config.model_type,
+            hidden_size=sizes[-1] if isinstance(sizes, list | tuple) else sizes,
+            num_layers=len(depths) if isinstance(depths, list | tuple) else depths,
+            vocab_size=0 if embeddings is None or embeddings.dim() != 2 else embeddings.shape[0],
+            dtype=self.model.dtype,
             initializer_range=_first(config, "initializer_range", default=0.02),
             is_encoder_decoder=bool(self.config.is_encoder_decoder),
         )

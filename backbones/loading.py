@@ -15,10 +15,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto import modeling_auto
 
 from backbones.errors import HeadsetError
+from backbones.parts import on_meta, shared_parts
 
 __all__ = [
+    "base_class",
     "base_of",
     "limit_length",
     "load_base_model",
@@ -27,6 +30,7 @@ __all__ = [
     "load_tokenizer",
     "own_class",
     "resolve_path",
+    "task_classes",
 ]
 
 PACKAGE = "package://"
@@ -66,42 +70,50 @@ def load_config(path: str, **kwargs: Any) -> PretrainedConfig:
     return config
 
 
-def load_base_model(path: str, **kwargs: Any) -> PreTrainedModel:
-    """The base model at a path, or the one inside the task checkpoint that lies there.
+def load_base_model(path: str, **kwargs: Any) -> tuple[PreTrainedModel, PretrainedConfig]:
+    """The base model at a path, or in the task checkpoint that lies there, and the configuration of the checkpoint.
 
     ``AutoModel`` alone is not enough: on a task checkpoint it fills what it does not find with random weights (a pooler
-    that the task does not have, for some architectures the whole base). Then the checkpoint's own class is loaded, and
-    its base taken out.
+    that the task does not have, for some architectures the whole base), or finds weights of other shapes, and for a few
+    architectures there is no base model. Then the checkpoint's own class is loaded, and its base taken out.
 
     Raises:
         HeadsetError: There is no model, or its checkpoint lacks weights of the base model.
     """
-    model, missing = _load(AutoModel, path, **kwargs)
-    if not missing:
-        return model
-    kind = own_class(model.config)
-    if kind is None or isinstance(model, kind):
-        raise _weights_missing(path, type(model).__name__, missing)
-    return base_of(load_task_model(path, kind, type(model), **kwargs))
+    config = load_config(path, revision=kwargs.get("revision"))
+    base, own = base_class(config), own_class(config)
+    if base is not None:
+        try:
+            model, missing = _load(AutoModel, path, **kwargs)
+        except HeadsetError:
+            if own not in task_classes(config):
+                raise
+        else:
+            if not missing:
+                return model, model.config
+            if own not in task_classes(config):
+                raise _weights_missing(path, type(model).__name__, missing)
+    task = load_task_model(path, own or task_classes(config)[0], base_only=True, **kwargs)
+    return base_of(task), task.config
 
 
-def load_task_model(path: str, kind: Any, base: type | None = None, **kwargs: Any) -> PreTrainedModel:
+def load_task_model(path: str, kind: Any, base_only: bool = False, **kwargs: Any) -> PreTrainedModel:
     """A task model (an ``AutoModelFor...`` or a class of transformers), with every weight from the file.
 
     Args:
         path: Where it lies.
         kind: The class that loads it.
-        base: If given, only the weights of the part of this class must be in the file.
+        base_only: Only the weights of its base must be in the file.
         kwargs: Passed to ``from_pretrained``.
 
     Raises:
         HeadsetError: There is no model, or its checkpoint lacks weights.
     """
     model, missing = _load(kind, path, **kwargs)
-    if base is not None:
-        body = base_of(model)
-        prefix = next(name for name, module in model.named_modules() if module is body)
-        missing = [key for key in missing if key.startswith(f"{prefix}.")]
+    if base_only:
+        needed = {id(value) for value in base_of(model).state_dict(keep_vars=True).values()}
+        state = model.state_dict(keep_vars=True)
+        missing = [key for key in missing if id(state.get(key)) in needed]
     if missing:
         raise _weights_missing(path, type(model).__name__, missing)
     return model
@@ -156,15 +168,55 @@ def own_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, PreTrainedModel) else None
 
 
+def base_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """The class that ``AutoModel`` has for an architecture; None for the few that have task models only."""
+    kinds = AutoModel._model_mapping.get(type(config), None)
+    found: type[PreTrainedModel] | None = kinds[0] if isinstance(kinds, tuple) else kinds
+    return found
+
+
+def task_classes(config: PretrainedConfig) -> list[type[PreTrainedModel]]:
+    """The classes that transformers has for an architecture and any task."""
+    found: list[type[PreTrainedModel]] = []
+    for name, auto in vars(modeling_auto).items():
+        if name.startswith("AutoModelFor") and name != "AutoModelForTextEncoding":  # its classes are encoders, no more
+            kinds = auto._model_mapping.get(type(config), ())
+            found += kinds if isinstance(kinds, tuple) else (kinds,)
+    return [kind for kind in dict.fromkeys(found) if kind is not base_class(config)]
+
+
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The base inside a task model: what transformers says it is, else the largest model in it."""
+    """The base inside a task model.
+
+    It is what transformers says it is; or the model of ``AutoModel``, put together from the parts of the task model; or
+    the largest model inside it.
+
+    Raises:
+        HeadsetError: There is none of these.
+    """
     base = model.base_model
     if isinstance(base, PreTrainedModel) and base is not model:
         return base
+    built = _put_together(model)
+    if built is not None:
+        return built
     parts = [child for child in model.children() if isinstance(child, PreTrainedModel)]
     if not parts:
         raise HeadsetError(f"{type(model).__name__} holds no base model that a head could be put on.")
     return max(parts, key=_size)
+
+
+def _put_together(model: PreTrainedModel) -> PreTrainedModel | None:
+    """The base model of an architecture from the modules of a task model, where these are all that it needs."""
+    kind = base_class(model.config)
+    if kind is None or isinstance(model, kind):
+        return model if kind is not None else None
+    base = on_meta(kind, model.config, model.dtype)
+    for part in list(shared_parts(model, base)):
+        if part.backbone_path:
+            base.set_submodule(part.backbone_path, model.get_submodule(part.task_path))
+    whole = not any(tensor.is_meta for tensor in [*base.parameters(), *base.buffers()])
+    return base.train(model.training) if whole else None
 
 
 def _size(module: nn.Module) -> int:

@@ -2,34 +2,37 @@
 
 import copy
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.auto import modeling_auto
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from backbones.errors import HeadsetError
-from backbones.loading import base_of
+from backbones.loading import base_class, base_of, own_class, task_classes
+from backbones.parts import on_meta
 
-__all__ = ["config_from_dict", "origin", "plain_config", "rebuild"]
+__all__ = ["config_from_dict", "new_base_model", "origin", "plain_config", "rebuild"]
 
 
-def origin(model: PreTrainedModel) -> str:
-    """The class of transformers that makes a model with exactly these weights from the model's configuration.
+def origin(model: PreTrainedModel, config: PretrainedConfig | None = None) -> str:
+    """The class of transformers that makes a model with exactly these weights from a configuration.
 
     That is the model's own class, or a task class around it: the base inside ``BertForTokenClassification`` has no
     pooler, which no configuration says.
 
+    Args:
+        model: The base model.
+        config: The configuration; by default the model's own.
+
     Raises:
         HeadsetError: There is none.
     """
+    config = config or model.config
     wanted = _shapes(model)
-    for kind in _candidates(model):
-        with torch.device("meta"):
-            built = _base(kind._from_config(copy.deepcopy(model.config)))
+    for kind in _candidates(model, config):
+        built = _base(on_meta(kind, config, model.dtype))
         if type(built) is type(model) and _shapes(built) == wanted:
             return kind.__name__
     raise HeadsetError(
@@ -72,18 +75,35 @@ def rebuild(config: PretrainedConfig, class_name: str, **kwargs: Any) -> PreTrai
     return _base(kind._from_config(copy.deepcopy(config), **kwargs))
 
 
+def new_base_model(config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
+    """A base model with random weights: that of ``AutoModel``, or, where there is none, the base of a task model.
+
+    Raises:
+        HeadsetError: transformers has neither.
+    """
+    # Where an architecture has several base models, AutoModel looks for a name in this list, and fails on None.
+    config.architectures = config.architectures or []
+    if base_class(config) is not None:
+        model: PreTrainedModel = AutoModel.from_config(config, **kwargs)
+        return model
+    tasks = task_classes(config)
+    if not tasks:
+        raise HeadsetError(f"transformers has no model for the architecture '{config.model_type}'.")
+    return base_of(tasks[0]._from_config(config, **kwargs))
+
+
 def _base(model: PreTrainedModel) -> PreTrainedModel:
-    """The base inside a task model; a model that is its own base, as it is."""
-    return base_of(model) if re.search("For[A-Z]", type(model).__name__) else model
+    """The base inside a task model; a base model, as it is."""
+    return base_of(model) if type(model) in task_classes(model.config) else model
 
 
-def _candidates(model: PreTrainedModel) -> Iterator[type[PreTrainedModel]]:
-    yield type(model)
-    for name in vars(modeling_auto):
-        mapping = getattr(getattr(modeling_auto, name), "_model_mapping", {}) if name.startswith("AutoModelFor") else {}
-        if type(model.config) in mapping:
-            kind = mapping[type(model.config)]
-            yield from kind if isinstance(kind, tuple) else (kind,)
+def _candidates(model: PreTrainedModel, config: PretrainedConfig) -> Iterator[type[PreTrainedModel]]:
+    if type(config) is type(model.config) and hasattr(transformers, type(model).__name__):
+        yield type(model)
+    tasks = task_classes(config)
+    own = own_class(config)
+    yield from [own] if own in tasks else []
+    yield from tasks
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:

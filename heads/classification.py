@@ -15,7 +15,7 @@ from backbones.backbone import Backbone
 from backbones.calls import BackboneCall
 from backbones.errors import invalid_choice
 from heads.base import Head, HeadContext, HeadOutput, class_metrics, class_predictions
-from heads.native import NativeModel
+from heads.native import NativeModel, head_output, stock_loss
 from heads.scorers import Scorer
 from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, Target
 from heads.task_models import label_settings
@@ -73,7 +73,7 @@ class Classification(Head):
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores ``(B, C)``."""
-        return HeadOutput(self.scorer(features, batch).logits)
+        return head_output(self.scorer(features, batch), batch)
 
     def target(self) -> Target:
         """Classes, lists of classes, or numbers."""
@@ -88,6 +88,9 @@ class Classification(Head):
             output: Scores ``(B, C)``.
             labels: Classes ``(B,)``; or 0 and 1, ``(B, C)``; or numbers, ``(B,)`` or ``(B, C)``.
         """
+        known = stock_loss(output, labels)
+        if known is not None:
+            return known
         logits = output.logits
         if self.problem_type == SINGLE:
             return F.cross_entropy(logits, labels)

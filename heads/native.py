@@ -7,10 +7,12 @@ runs again, and the slot gives the backbone's output. No architecture needs a ru
 """
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
@@ -18,11 +20,38 @@ from backbones.adapters import adapted_layer, plain_key
 from backbones.backbone import Backbone
 from backbones.calls import BackboneCall, model_inputs
 from backbones.errors import HeadsetError
+from backbones.parts import on_meta, shared_parts
 from backbones.stock import stock_layers
-from heads.slots import BackboneNeededError, Slot
-from heads.task_models import initialise, on_meta, shared_parts, task_class
+from heads.base import HeadOutput
+from heads.slots import BackboneNeededError, Slot, Tie
+from heads.task_models import initialise, task_class
 
-__all__ = ["NativeModel"]
+__all__ = ["NativeModel", "head_output", "logits_of", "stock_loss"]
+
+
+def logits_of(output: ModelOutput) -> Tensor:
+    """The scores in a task model's output, whatever transformers calls them.
+
+    Returns:
+        Scores ``(B, C)`` or ``(B, T, C)``; of question answering those of starts and ends, ``(B, T, 2)``.
+    """
+    if "start_logits" in output:
+        return torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
+    first = next(name for name in output if name != "loss")
+    scores: Tensor = output["logits" if "logits" in output else first]
+    return scores
+
+
+def head_output(output: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
+    """A task model's output as that of a head, which keeps the loss if the batch has the head's labels."""
+    loss = output.get("loss")
+    return HeadOutput(logits_of(output), {} if loss is None else {"loss": loss, "labels": batch["labels"]})
+
+
+def stock_loss(output: HeadOutput, labels: Any) -> Tensor | None:
+    """The loss that transformers computed along with the scores, if it had these labels and the task model has one."""
+    loss: Tensor | None = output.info.get("loss") if output.info.get("labels") is labels else None
+    return loss
 
 
 class NativeModel(nn.Module):
@@ -63,6 +92,8 @@ class NativeModel(nn.Module):
                 f"{kind.__name__} is not built on {type(backbone.model).__name__}: its head does not fit this backbone."
             )
         initialise(task, backbone)
+        with stock_layers(backbone.model):
+            self.ties = Tie.all_of(task, backbone.model)
         self.task = task
         self.parts = parts
         self.live = live
@@ -78,26 +109,55 @@ class NativeModel(nn.Module):
         return [module for module in self.task.modules() if isinstance(module, Slot)]
 
     def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
-        """The exact call that the task model makes to the backbone; None if it makes several, in ``forward``."""
+        """The exact call that the task model makes to the backbone; None if it makes several, in ``forward``.
+
+        Args:
+            batch: The batch; with the head's own ``labels``, from which some architectures make their decoder's inputs.
+        """
         if self.live:
             return None
+        taught = self._taught(batch)
         try:
-            self.task(**model_inputs(batch))
+            self._run(batch, taught)
         except BackboneNeededError as needed:
-            return BackboneCall(needed.arguments(self.slots[0].part), self.parts[0].backbone_path)
+            given = needed.arguments(self.slots[0].part)
+            call = {name: value for name, value in given.items() if all(value is not it for it in taught.values())}
+            return BackboneCall(call, self.parts[0].backbone_path)
         raise HeadsetError(f"The forward of {type(self.task).__name__} did not call its base model.")
 
     def forward(self, features: ModelOutput | None, batch: Mapping[str, Any]) -> ModelOutput:
-        """The task model's own output for a batch, given the backbone's output for its request."""
+        """The task model's own output for a batch, given the backbone's output for its request.
+
+        With the head's own ``labels`` in the batch it has the ``loss`` that transformers computes, if the task model
+        computes one.
+        """
         slots = self.slots
         try:
             for slot in slots:
                 slot.features = features
-            output: ModelOutput = self.task(**model_inputs(batch))
-            return output
+            return self._run(batch, self._taught(batch))
         finally:
             for slot in slots:
                 slot.features = None
+
+    def _run(self, batch: Mapping[str, Any], taught: Mapping[str, Tensor]) -> ModelOutput:
+        for tie in self.ties:
+            tie.bind()
+        output: ModelOutput = self.task(**model_inputs(batch), **taught)
+        return output
+
+    def _taught(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The head's own labels as the task model takes them; copies, since some architectures change them in place."""
+        labels = batch.get("labels")
+        if not isinstance(labels, Tensor):  # none, or those of a whole headset
+            return {}
+        known = inspect.signature(self.task.forward).parameters
+        labels = labels.to(self.task.dtype) if labels.is_floating_point() else labels.clone()
+        if "start_positions" in known:
+            start, end = labels.unbind(-1)
+            return {"start_positions": start, "end_positions": end}
+        takes_labels = "labels" in known or any(it.kind is it.VAR_KEYWORD for it in known.values())
+        return {"labels": labels} if takes_labels else {}
 
     def unused(self, backbone: Backbone) -> set[str]:
         """Names of the backbone's parameters that the task model does not have, such as a pooler."""
@@ -119,11 +179,18 @@ class NativeModel(nn.Module):
         """The stock task model, with the weights of a stock backbone and of this head; no weight is copied."""
         task = on_meta(type(self.task), self.config, backbone.spec.dtype)
         state = self.task.state_dict()
+        buffers = dict(self.task.named_buffers())
         for part in self.parts:
-            shared = backbone.model.get_submodule(part.backbone_path).state_dict()
-            state |= {f"{part.task_path}.{key}": value for key, value in shared.items()}
+            shared = backbone.model.get_submodule(part.backbone_path)
+            state |= {f"{part.task_path}.{key}": value for key, value in shared.state_dict().items()}
+            buffers |= {f"{part.task_path}.{key}": value for key, value in shared.named_buffers()}
+        state |= {tie.task_key: tie.weight.detach() for tie in self.ties}
         wanted = task.state_dict().keys()
         task.load_state_dict({key: value for key, value in state.items() if key in wanted}, assign=True)
+        for key, value in list(task.named_buffers()):
+            if value.is_meta:  # computed ones, which are in no checkpoint
+                path, _, name = key.rpartition(".")
+                task.get_submodule(path).register_buffer(name, buffers[key], persistent=False)
         task.tie_weights()
         return task
 
@@ -131,11 +198,18 @@ class NativeModel(nn.Module):
         """Copy the head's weights from another task model of the same class.
 
         Raises:
-            HeadsetError: It lacks weights of this head, or has them in other shapes: for another number of labels.
+            HeadsetError: It lacks weights of this head, has them in other shapes (for another number of labels), or has
+                weights apart that its configuration says are one.
         """
         theirs = source.state_dict()
         own = dict(self.task.state_dict())
         lacking = sorted(key for key, value in own.items() if key not in theirs or theirs[key].shape != value.shape)
         if lacking:
             raise HeadsetError(f"{type(source).__name__} has no fitting weights for {', '.join(lacking)}.")
+        for tie in self.ties:
+            if not torch.equal(theirs[tie.task_key], tie.weight):
+                raise HeadsetError(
+                    f"{tie.task_key} of {type(source).__name__} is not the same as the weight of the base that its "
+                    "configuration ties it to. Set tie_word_embeddings to false in its config.json."
+                )
         self.task.load_state_dict({key: theirs[key] for key in own})

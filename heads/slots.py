@@ -1,13 +1,13 @@
-"""Slots: what stands in a transformers task model where its base was."""
+"""Slots and ties: what stands in a transformers task model where its base was, and the weights that both have."""
 
 import inspect
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-__all__ = ["BackboneNeededError", "Slot"]
+__all__ = ["BackboneNeededError", "Slot", "Tie"]
 
 
 class BackboneNeededError(Exception):
@@ -68,3 +68,51 @@ class Slot(nn.Module):
         if self.features is None:
             raise BackboneNeededError(args, kwargs)
         return self.features
+
+
+class Tie:
+    """A weight of the backbone that the rest of a task model uses too, as a masked language model its embeddings.
+
+    It stays a parameter of the backbone alone, and is looked up by path before every use, so that nothing that happens
+    to the backbone's weights comes between the two.
+
+    Args:
+        model: The backbone's model.
+        weight_path: The path of the weight in it.
+        module: The module of the task model that uses the weight, as an attribute.
+        name: The name of that attribute.
+        task_key: The key of the weight in the state of the stock task model.
+    """
+
+    def __init__(self, model: PreTrainedModel, weight_path: str, module: nn.Module, name: str, task_key: str) -> None:
+        self.model = model
+        self.weight_path = weight_path
+        self.module = module
+        self.name = name
+        self.task_key = task_key
+
+    @classmethod
+    def all_of(cls, task: PreTrainedModel, model: PreTrainedModel) -> "list[Tie]":
+        """Take the backbone's weights out of the rest of a task model."""
+        paths = {id(weight): path for path, weight in model.named_parameters()}
+        found = [
+            cls(model, paths[id(weight)], module, name, f"{path}.{name}".removeprefix("."))
+            for path, module in task.named_modules()
+            for name, weight in module._parameters.items()
+            if id(weight) in paths
+        ]
+        for tie in found:
+            del tie.module._parameters[tie.name]
+            tie.bind()
+        return found
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as it is now."""
+        path, _, name = self.weight_path.rpartition(".")
+        weight: Tensor = getattr(self.model.get_submodule(path), name)
+        return weight
+
+    def bind(self) -> None:
+        """Give the weight to the module that uses it."""
+        self.module.__dict__[self.name] = self.weight

@@ -1,8 +1,5 @@
-"""Task models of transformers: which class, what it shares with a base model, and how the rest starts."""
+"""Task models of transformers: which class, its labels, and how what it has beyond the base starts."""
 
-import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,27 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from backbones.backbone import Backbone
 from backbones.errors import HeadsetError
 
-__all__ = [
-    "SharedPart",
-    "initialise",
-    "is_stored",
-    "is_task_model",
-    "label_settings",
-    "on_meta",
-    "shared_parts",
-    "task_class",
-]
-
-# Lists of modules are never called as a whole: what is shared is found inside them.
-CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-
-@dataclass(frozen=True)
-class SharedPart:
-    """A sub-module of the task model that the backbone serves: its path there, and its path in the backbone."""
-
-    task_path: str
-    backbone_path: str
+__all__ = ["initialise", "is_stored", "is_task_model", "label_settings", "task_class"]
 
 
 def label_settings(labels: tuple[str, ...] | None, size: int) -> dict[str, Any]:
@@ -47,7 +24,7 @@ def label_settings(labels: tuple[str, ...] | None, size: int) -> dict[str, Any]:
 
 
 def task_class(auto_class: str, config: PretrainedConfig, instead: str = "") -> type[PreTrainedModel]:
-    """The class that transformers has for a task and an architecture.
+    """The class that transformers has for a task and an architecture; of several, the one that the configuration names.
 
     Args:
         auto_class: The task, as ``"AutoModelForSequenceClassification"``.
@@ -61,8 +38,10 @@ def task_class(auto_class: str, config: PretrainedConfig, instead: str = "") -> 
     if type(config) not in mapping:
         hint = f" Set {instead} on the head, which needs none." if instead else ""
         raise HeadsetError(f"transformers has no {auto_class} for the architecture '{config.model_type}'.{hint}")
-    kind = mapping[type(config)]
-    found: type[PreTrainedModel] = kind[0] if isinstance(kind, tuple) else kind
+    kinds = mapping[type(config)]
+    if not isinstance(kinds, tuple):
+        kinds = (kinds,)
+    found: type[PreTrainedModel] = next((it for it in kinds if it.__name__ in (config.architectures or ())), kinds[0])
     return found
 
 
@@ -76,56 +55,6 @@ def is_task_model(auto_class: str, model: PreTrainedModel) -> bool:
     """Whether a model is of the class that transformers has for a task and its architecture."""
     kinds = getattr(transformers, auto_class)._model_mapping.get(type(model.config), ())
     return type(model) in (kinds if isinstance(kinds, tuple) else (kinds,))
-
-
-def on_meta(kind: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """A task model without memory: its weights have a shape and no values."""
-    with torch.device("meta"):
-        task: PreTrainedModel = kind._from_config(copy.deepcopy(config), dtype=dtype)
-    return task
-
-
-def shared_parts(task: PreTrainedModel, model: PreTrainedModel) -> Iterator[SharedPart]:
-    """The largest sub-modules of the task model that the backbone serves.
-
-    That is: same type, at the same path less the prefix of the base model, with no weight that the backbone's lacks.
-    """
-    prefix = task.base_model_prefix
-    nested = bool(prefix) and isinstance(getattr(task, prefix, None), nn.Module)
-    theirs = dict(model.named_modules())
-
-    def path_in_backbone(path: str) -> str | None:
-        if not nested:
-            return path
-        if path == prefix:
-            return ""
-        return path.removeprefix(f"{prefix}.") if path.startswith(f"{prefix}.") else None
-
-    def visit(module: nn.Module, path: str) -> Iterator[SharedPart]:
-        for name, child in module.named_children():
-            child_path = f"{path}.{name}".removeprefix(".")
-            place = path_in_backbone(child_path)
-            other = theirs.get(place) if place is not None else None
-            if other is not None and place is not None and _serves(other, child):
-                if child.state_dict():
-                    yield SharedPart(child_path, place)
-            else:
-                yield from visit(child, child_path)
-
-    return visit(task, "")
-
-
-def _serves(other: nn.Module, module: nn.Module) -> bool:
-    if type(other) is not type(module) or isinstance(module, CONTAINERS):
-        return False
-    shapes = _shapes(other)
-    return all(shapes.get(key) == shape for key, shape in _shapes(module).items())
-
-
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """Shapes by key, as they are without adapters: peft nests a wrapped layer in ``base_layer``."""
-    state = module.state_dict()
-    return {key.replace(".base_layer", ""): value.shape for key, value in state.items() if "lora_" not in key}
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from backbones.errors import HeadsetError, invalid_choice
 from backbones.layers import check_layer_choice
 from heads.base import Head, HeadContext, HeadOutput, attention_mask
 from heads.entities import entities, entity_metrics, is_bio
-from heads.native import NativeModel
+from heads.native import NativeModel, head_output, stock_loss
 from heads.scorers import Scorer
 from heads.targets import IGNORE, TagTarget, Target
 from heads.task_models import label_settings
@@ -93,8 +93,9 @@ class TokenClassification(Head):
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores ``(B, T, C)``; ``info["word_ids"]`` ``(B, T)`` says which word a token is of."""
-        logits = self.scorer(features, batch).logits
-        return HeadOutput(logits, {"word_ids": _word_ids(batch, logits), "words": batch.get("meta", {}).get("words")})
+        output = head_output(self.scorer(features, batch), batch)
+        words = {"word_ids": _word_ids(batch, output.logits), "words": batch.get("meta", {}).get("words")}
+        return HeadOutput(output.logits, output.info | words)
 
     def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
         """Cross entropy over the tokens that have a tag.
@@ -103,6 +104,9 @@ class TokenClassification(Head):
             output: Scores ``(B, T, C)``.
             labels: Tags ``(B, T)``, -100 where there is none.
         """
+        known = stock_loss(output, labels)
+        if known is not None:
+            return known
         return F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
 
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:

@@ -102,19 +102,21 @@ class Headset(nn.Module):
         """The answers of the heads.
 
         Args:
-            batch: The model inputs, ``input_ids`` ``(B, T)`` and so on; ``labels`` and ``meta`` are not for the model.
+            batch: The model inputs, ``input_ids`` ``(B, T)`` and so on; ``labels`` by head, if known; and ``meta``.
             heads: The heads to run; all, if not given.
 
         Returns:
             The output of each head.
         """
-        return self.answer(dict.fromkeys(self.heads if heads is None else heads, batch))
+        labels = batch.get("labels", {})
+        names = self.heads if heads is None else heads
+        return self.answer({name: {**batch, "labels": labels.get(name)} for name in names})
 
     def answer(self, batches: Mapping[str, Mapping[str, Any]]) -> dict[str, HeadOutput]:
         """The answers of heads to batches of their own, which share a pass as far as their requests are the same.
 
         Args:
-            batches: The batch of each head to run, as `forward` takes it.
+            batches: The batch of each head to run, as `forward` takes it, but with the labels of this head alone.
 
         Returns:
             The output of each head.
@@ -138,7 +140,8 @@ class Headset(nn.Module):
         """What each head learns from and is measured on: its batch, and its labels; None where it learns without."""
         given = batch.get("labels", {})
         prepared = {name: self.head(name).prepare(batch, given.get(name)) for name in self.heads}
-        return {name: one for name, (one, _) in prepared.items()}, {name: two for name, (_, two) in prepared.items()}
+        labels = {name: its for name, (_, its) in prepared.items()}
+        return {name: {**its, "labels": labels[name]} for name, (its, _) in prepared.items()}, labels
 
     def losses(self, outputs: Mapping[str, HeadOutput], labels: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss of each head, from its output and its labels."""

@@ -6,7 +6,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError
-from backbones.loading import base_of, load_config, load_task_model, own_class
+from backbones.loading import load_config, load_task_model, own_class
 from heads.base import Head
 from heads.native import NativeModel
 from heads.registry import BUILT_IN, list_heads, load_head_class
@@ -101,7 +101,7 @@ def import_task_model(source: str | PreTrainedModel, name: str, processor: Proce
         head = _head_for(source)
     config = source.config
     labels = tuple(map(str, (config.id2label or {}).values())) if _has_labels(head) else None
-    headset = Headset(Backbone(base_of(source)), {name: head}, {name: labels}, processor=processor)
+    headset = Headset(Backbone.from_task_model(source), {name: head}, {name: labels}, processor=processor)
     scorer = head.scorer
     assert isinstance(scorer, NativeModel)
     scorer.take(source)

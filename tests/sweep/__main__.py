@@ -1,6 +1,6 @@
-"""Every head with a task of transformers on every architecture that transformers has for it, against the stock model.
+"""Every task on every architecture that transformers has for it, against the stock model.
 
-python -m tests.sweep [--write docs/architectures.md] [--processes 2]
+python -m tests.sweep [--write docs/architectures.md] [--processes 2] [--only bert ...]
 """
 
 import argparse
@@ -12,15 +12,11 @@ from pathlib import Path
 import transformers
 from rich.progress import track
 
-from heads.registry import list_heads, load_head_class
-from tests.sweep.architectures import architectures
+from tests.sweep.architectures import TASKS, Pair, pairs
 from tests.sweep.check import check
+from tests.sweep.sharing import TEXT_TASKS, check_sharing
 
-
-def heads_with_a_task() -> dict[str, str]:
-    """The heads whose scores are those of a transformers task, and that task."""
-    found = {name: load_head_class(name)() for name in list_heads()}
-    return {name: head.auto_class for name, head in found.items() if head.auto_class}
+OUTCOMES = ("exact", "equal", "needs", "fails")
 
 
 def main() -> int:
@@ -28,41 +24,61 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", type=Path, help="a Markdown file for the result")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="+", help="architectures, by their model_type")
     options = parser.parse_args()
-    pairs = [(name, kind) for name, auto_class in heads_with_a_task().items() for kind in architectures(auto_class)]
+    wanted = [pair for task in TASKS for pair in pairs(task) if not options.only or pair.model_type in options.only]
+    texts: dict[str, list[str]] = {}
+    for pair in wanted:
+        if pair.auto_class in TEXT_TASKS:
+            texts.setdefault(pair.model_type, []).append(pair.auto_class)
+    several = {model_type: tasks for model_type, tasks in texts.items() if len(tasks) > 1}
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        runs = [pool.submit(check, *pair) for pair in pairs]
-        results = [run.result() for run in track(runs, "Comparing with stock")]
-    table = report(pairs, results)
+        runs = [pool.submit(check, pair) for pair in wanted]
+        shared_runs = {model_type: pool.submit(check_sharing, model_type, it) for model_type, it in several.items()}
+        results = {pair: run.result() for pair, run in track([*zip(wanted, runs, strict=True)], "Comparing with stock")}
+        shared = {model_type: run.result() for model_type, run in shared_runs.items()}
+    table = report(results, shared)
     print(table)
     if options.write:
         options.write.write_text(table, encoding="utf-8")
-    return int(any(result.startswith("fails") for result in results))
+    return int(any(result.startswith("fails") for result in results.values()))
 
 
-def report(pairs: list[tuple[str, str]], results: list[str]) -> str:
-    """The result as Markdown: a count a head, and every pair that is not exact."""
+def report(results: dict[Pair, str], shared: dict[str, str]) -> str:
+    """The result as Markdown: a count a task, every pair that is not exact, and who shares a pass."""
     lines = [
         "# Architectures",
         "",
-        f"Every head that scores with the modules of transformers {transformers.__version__}, on every architecture",
-        "that transformers has for its task (`make sweep`; tiny random models, CPU, float32). *Exact*: logits and loss",
-        "in eval and in train mode and all gradients are the stock model's to the bit; *equal*: within 1e-4. Each pair",
-        "went out to a stock checkpoint that loads without a missing or unexpected key, and came in again with the",
-        "same weights.",
+        f"Every task of transformers {transformers.__version__} that a head is for, on every architecture that has it",
+        "(`make sweep`; tiny random models, CPU, float32, padding in the batch, dropout in train mode). *Exact*: the",
+        "logits and the loss, in eval and in train mode, and all gradients are the stock model's to the bit; *equal*:",
+        "within 1e-4. Each pair went out to a stock checkpoint that loads without a missing or unexpected key, came in",
+        "again with the same keys and weights, and its backbone was built again from its configuration. Where",
+        "transformers has several classes for a task and an architecture, each counts.",
         "",
-        "| head | architectures | exact | equal | not installed | fail |",
+        "| task | architectures | exact | equal | not installed | fail |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for head in dict(pairs):
-        own = [result for (name, _), result in zip(pairs, results, strict=True) if name == head]
-        count = Counter(result.split(":")[0].split(" ")[0] for result in own)
-        cells = [head, len(own), count["exact"], count["equal"], count["needs"], count["fails"]]
+    for task in TASKS:
+        count = Counter(
+            result.split(":")[0].split(" ")[0] for pair, result in results.items() if pair.auto_class == task
+        )
+        cells = [task.removeprefix("AutoModelFor"), count.total(), *(count[outcome] for outcome in OUTCOMES)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    others = [(pair, result) for pair, result in zip(pairs, results, strict=True) if result != "exact"]
+    others = {pair: result for pair, result in results.items() if result != "exact"}
     if others:
-        lines += ["", "| head | architecture | |", "| --- | --- | --- |"]
-        lines += [f"| {name} | {kind} | {result} |" for (name, kind), result in others]
+        lines += ["", "| task | class | |", "| --- | --- | --- |"]
+        lines += [f"| {it.auto_class.removeprefix('AutoModelFor')} | {it.name} | {how} |" for it, how in others.items()]
+    texts = ", ".join(it.removeprefix("AutoModelFor") for it in TEXT_TASKS)
+    apart = {model_type: result for model_type, result in shared.items() if result != "one pass"}
+    lines += [
+        "",
+        f"Heads for several of {texts} share one pass of the",
+        f"backbone on {len(shared) - len(apart)} of the {len(shared)} architectures that have more than one of them.",
+    ]
+    if apart:
+        lines += ["", "| architecture | |", "| --- | --- |"]
+        lines += [f"| {model_type} | {result} |" for model_type, result in apart.items()]
     return "\n".join(lines) + "\n"
 
 

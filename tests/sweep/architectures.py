@@ -1,26 +1,58 @@
-"""A tiny configuration and a batch for every architecture that transformers has for a task."""
+"""A tiny configuration for every architecture that transformers has for a task."""
 
-import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 import transformers
 import yaml
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 TINY: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "tiny.yaml").read_text())
+TASKS = (
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForMultipleChoice",
+    "AutoModelForMaskedLM",
+    "AutoModelForImageClassification",
+    "AutoModelForAudioClassification",
+)
 
 
-def architectures(auto_class: str) -> list[str]:
-    """The model types that transformers registers for a task."""
-    return sorted({config.model_type for config in getattr(transformers, auto_class)._model_mapping})
+class Pair(NamedTuple):
+    """A task and an architecture; and which of its classes, where transformers has several for the task."""
+
+    auto_class: str
+    model_type: str
+    variant: int = 0
+
+    @property
+    def kind(self) -> type[PreTrainedModel]:
+        """The class of transformers."""
+        kinds = getattr(transformers, self.auto_class)._model_mapping[CONFIG_MAPPING[self.model_type]]
+        found: type[PreTrainedModel] = kinds[self.variant] if isinstance(kinds, tuple) else kinds
+        return found
+
+    @property
+    def name(self) -> str:
+        """The name of that class."""
+        return self.kind.__name__
 
 
-def tiny_config(model_type: str) -> PretrainedConfig:
+def pairs(auto_class: str) -> list[Pair]:
+    """Every architecture that transformers registers for a task."""
+    mapping = getattr(transformers, auto_class)._model_mapping
+    found = []
+    for model_type in mapping._model_mapping:
+        kinds = mapping[CONFIG_MAPPING[model_type]]
+        found += [Pair(auto_class, model_type, index) for index in range(len(kinds) if isinstance(kinds, tuple) else 1)]
+    return found
+
+
+def tiny_config(model_type: str, **changes: Any) -> PretrainedConfig:
     """A configuration of a few thousand parameters."""
     kind = CONFIG_MAPPING[model_type]
-    return kind(**_sizes(kind(), TINY["special"].get(model_type, {})))
+    return kind(**(_sizes(kind(), TINY["special"].get(model_type, {})) | changes))
 
 
 def _sizes(config: PretrainedConfig, special: dict[str, Any]) -> dict[str, Any]:
@@ -40,17 +72,3 @@ def _sizes(config: PretrainedConfig, special: dict[str, Any]) -> dict[str, Any]:
         sizes["num_key_value_heads"] = 4 if kv_heads == heads else 2
     sizes |= {key: value for key, value in special.items() if not isinstance(sizes.get(key), dict)}
     return {key: value for key, value in sizes.items() if value is not None}
-
-
-def text_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Two rows of 16 tokens that end as texts do, with boxes where the architecture reads layouts."""
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(10, 100, (2, 16), generator=generator)
-    ids[:, -1] = 2
-    if "input_ids" not in inspect.signature(model.forward).parameters:
-        return {model.main_input_name: torch.randn(2, 3, 32, 32, generator=generator)}
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if "bbox" in inspect.signature(model.forward).parameters:
-        corners = getattr(model.config, "dim_bbox", 4)
-        batch["bbox"] = torch.zeros(2, 16, corners, dtype=torch.float if corners == 8 else torch.long)
-    return batch
