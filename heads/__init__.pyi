@@ -6,6 +6,7 @@ from .image_classification import ImageClassification as ImageClassification
 from .masked_lm import MaskedLM as MaskedLM
 from .multiple_choice import MultipleChoice as MultipleChoice
 from .pooling import Pooling as Pooling
+from .question_answering import QuestionAnswering as QuestionAnswering
 from .registry import list_heads as list_heads
 from .registry import register_head as register_head
 from .sequence_classification import SequenceClassification as SequenceClassification

@@ -197,7 +197,7 @@ class Head(nn.Module, ABC):
         """Metrics of one stage; the default is accuracy and macro F1 over the label set."""
         return class_metrics(self.labels)
 
-    def metric_inputs(self, output: HeadOutput, labels: Any) -> tuple[Tensor, Tensor]:
+    def metric_inputs(self, output: HeadOutput, labels: Any) -> tuple[Any, Any]:
         """What ``metrics().update`` takes: predictions and targets."""
         return output.logits, labels
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone
+from heads.answers import NOWHERE, AnswerTarget
 from heads.base import Head, HeadContext, HeadOutput
 from heads.choice_target import ChoiceTarget
 from heads.targets import MultiLabelTarget, NumberTarget, PairTarget, TagTarget
@@ -17,6 +18,7 @@ from heads.targets import MultiLabelTarget, NumberTarget, PairTarget, TagTarget
 __all__ = ["check_head", "tiny_backbone", "tiny_tokenizer"]
 
 LENGTHS = (7, 4, 1, 5)
+WINDOWS = (2, 1, 1)  # those of a question each; in each of them the third token is the first of the context
 
 
 def tiny_backbone() -> Backbone:
@@ -59,8 +61,8 @@ def check_head(
         head: The head, not attached yet.
         labels: Its label set; None if it has none.
         backbone: The backbone to check it on; a tiny BERT if not given.
-        target: Labels for a batch of 4 rows (2 pairs, or 2 rows with 2 choices) with up to 7 tokens; made from
-            ``head.target()`` if not given.
+        target: Labels for a batch of 4 rows (2 pairs, 2 rows with 2 choices, or 3 questions with 2, 1 and 1 windows)
+            with up to 7 tokens; made from ``head.target()`` if not given.
 
     Raises:
         AssertionError: What does not hold.
@@ -83,7 +85,8 @@ def check_head(
     assert isinstance(answer, HeadOutput), f"forward must give a HeadOutput, got {type(answer).__name__}"
     again = _answer(head, backbone, batch)
     assert torch.equal(again.logits, answer.logits), "in eval mode the head gives another answer at the second time"
-    _check_predictions(head, answer, len(LENGTHS) // (2 if _by_twos(head) else 1))
+    rows = len(WINDOWS) if head.reads == "question" else len(LENGTHS) // (2 if _by_twos(head) else 1)
+    _check_predictions(head, answer, rows)
     _check_metrics(head, backbone, batch, target)
     _check_sharing(head, backbone, batch)
     if not isinstance(head.target(), PairTarget):
@@ -209,6 +212,12 @@ def _batch(head: Head) -> dict[str, Any]:
         meta["word_ids"] = (torch.arange(width) // 2).masked_fill(mask == 0, -1)
     if head.reads == "choices":
         batch = {key: value.unflatten(0, (-1, 2)) for key, value in batch.items()}
+    if head.reads == "question":
+        starts = torch.arange(-2, width - 2) + torch.tensor([[0], [5], [0], [0]])
+        context = mask.bool() & (torch.arange(width) > 1)
+        offsets = torch.stack([starts, starts + 1], -1).masked_fill(~context.unsqueeze(-1), NOWHERE)
+        meta |= {"windows": list(WINDOWS), "rows": [0, 1, 2], "contexts": ["abcdefg", "abc", "abc"]}
+        meta |= {"offsets": offsets, "no_answer": torch.zeros(len(LENGTHS), dtype=torch.long)}
     return batch | {"meta": meta}
 
 
@@ -247,6 +256,8 @@ def _labels(head: Head, labels: tuple[str, ...] | None) -> Tensor | None:
         return torch.arange(rows // 2) % 2
     if target is None:
         return None
+    if isinstance(target, AnswerTarget):
+        return torch.tensor([[[1, 3], [0, 2]], [[0, 1], [NOWHERE, NOWHERE]], [[0, 2], [1, 2]]])
     if isinstance(target, TagTarget):
         return torch.arange(rows * width).view(rows, width) % size
     return torch.arange(rows) % size

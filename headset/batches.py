@@ -15,6 +15,7 @@ from headset.choice_encoder import ChoiceEncoder
 from headset.chunk_encoder import ChunkEncoder
 from headset.encoders import Encoder
 from headset.image_encoder import ImageEncoder
+from headset.question_encoder import QuestionEncoder
 from headset.text_encoder import TextEncoder
 
 __all__ = ["LABEL", "Collator", "make_batch", "make_encoder"]
@@ -59,6 +60,7 @@ def make_encoder(
     split_words: bool = False,
     folder: str = "",
     max_seconds: float | None = None,
+    stride: int | None = None,
     word_ids: bool = False,
     in_parts: bool = False,
     texts: int = 1,
@@ -72,12 +74,13 @@ def make_encoder(
         split_words: Whether plain strings are split into words.
         folder: Where relative paths of images and sounds start.
         max_seconds: Where sounds are cut.
+        stride: How many tokens the windows of a long context have in common.
         word_ids: Whether to say which word a token is of, also in plain strings.
         in_parts: Whether a long text becomes several examples.
         texts: How many columns of texts come before the choices, where heads read such.
 
     Raises:
-        HeadsetError: The processor is of another kind, or the length does not fit it.
+        HeadsetError: The processor is of another kind, or a number does not fit it.
     """
     kinds: dict[str, type] = {"image": BaseImageProcessor, "audio": FeatureExtractionMixin}
     if not issubclass(type(processor), kinds.get(reads, PreTrainedTokenizerBase)):
@@ -86,6 +89,8 @@ def make_encoder(
         return ImageEncoder(processor, folder)
     if reads == "audio":
         return AudioEncoder(processor, folder, max_seconds)
+    if reads == "question":
+        return QuestionEncoder(processor, max_length, stride=stride)
     if reads == "choices":
         return ChoiceEncoder(processor, max_length, texts=texts)
     kind = ChunkEncoder if in_parts else TextEncoder

@@ -25,7 +25,7 @@ __all__ = [
     "needs_words",
 ]
 
-LEAST = {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "num_proc": 1, "seed": 0}
+LEAST = {"stride": 0, "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "num_proc": 1, "seed": 0}
 MOST = {"seed": 2**32 - 1}  # what numpy and Lightning take
 
 
@@ -118,12 +118,17 @@ def check_columns(rows: Dataset, columns: Sequence[str], place: str) -> None:
             )
 
 
-def check_text_columns(text: Sequence[str]) -> None:
+def check_text_columns(text: Sequence[str], reads: str) -> None:
     """Check the number of columns with texts.
 
     Raises:
-        HeadsetError: There is none, or there are more than two.
+        HeadsetError: There is none, or there are more than two, or not the two that a question is.
     """
+    if reads == "question" and len(text) != 2:
+        raise HeadsetError(
+            f"The heads read a question and its context, and data.text is {' '.join(text)}. Name both columns: "
+            "data.text: [question, context]."
+        )
     if not 1 <= len(text) <= 2:
         raise HeadsetError(f"data.text names {len(text)} columns. Give one, or two for pairs of texts.")
 

@@ -61,9 +61,11 @@ class TextData(LightningDataModule):
         choices: For heads that choose: the column with lists of choices, or several columns. With two columns of texts
             the second one is how each choice begins.
         max_length: The most tokens of an input; by default the tokenizer's own limit, at most 512.
+        stride: How many tokens the windows of a long context have in common, for heads that read questions; by default
+            128, or half of ``max_length`` where that is less.
         max_seconds: Where sounds are cut; by default only where the feature extractor does.
-        batch_size: The rows of a training batch, in each process.
-        eval_batch_size: The rows of any other batch; by default ``batch_size``.
+        batch_size: The rows of a training batch, in each process; of questions the windows.
+        eval_batch_size: The rows of any other batch, with all of their windows; by default ``batch_size``.
         num_workers: The worker processes of each data loader.
         num_proc: The processes that tokenise.
         seed: Where the order of the rows and the share for validation come from.
@@ -90,6 +92,7 @@ class TextData(LightningDataModule):
         choices: list[str] | str | None = None,
         max_length: int | None = None,
         max_seconds: float | None = None,
+        stride: int | None = None,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
@@ -111,6 +114,7 @@ class TextData(LightningDataModule):
         self.audio = audio
         self.max_length = max_length
         self.max_seconds = max_seconds
+        self.stride = stride
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers
@@ -235,6 +239,7 @@ class TextData(LightningDataModule):
             split_words=not learns and any(map(needs_words, heads)),
             word_ids=learns and any(head.needs_word_ids for head in heads),
             in_parts=learns and all(head.learns_in_parts for head in heads),
+            stride=self.stride,
             texts=len(self.text),
             folder=os.path.dirname(source) if isinstance(source, str) and os.path.isfile(source) else "",
             max_seconds=self.max_seconds,
@@ -243,8 +248,8 @@ class TextData(LightningDataModule):
     @property
     def reads(self) -> str:
         """What a row is read as, by all heads."""
-        check_text_columns(self.text)
         reads = reading(self.heads, self.text)
+        check_text_columns(self.text, reads)
         check_choices(list(self.heads), reads, self.choices)
         return reads
 

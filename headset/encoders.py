@@ -65,6 +65,9 @@ class Encoder(ABC):
 
         Returns:
             Lists of B items, by name.
+
+        Raises:
+            RowError: A row cannot be encoded; it is counted in ``columns``.
         """
 
     def parts(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -58,7 +58,10 @@ class ExampleMaker:
         for column in self.inputs:
             for row, value in zip(indices, rows[column], strict=True):
                 self.encoder.check(row, column, value)
-        inputs = self.encoder.encode([rows[column] for column in self.inputs])
+        try:
+            inputs = self.encoder.encode([rows[column] for column in self.inputs])
+        except RowError as error:
+            raise RowError(indices[error.row], error.message) from error
         examples = {name: values for name, values in inputs.items() if name != RAW} | {"row": indices}
         for head, label in self.labels.items():
             words = rows[self.inputs[0]] if label.target.per_word else None

@@ -13,6 +13,7 @@ __all__ = ["TASKS", "check", "write"]
 TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForMultipleChoice": "multiple-choice",
     "AutoModelForMaskedLM": "fill-mask",
     "AutoModelForImageClassification": "image-classification",
@@ -23,7 +24,7 @@ INPUTS = {"fill-mask": "A {mask}.", "image-classification": "image.png", "audio-
 PIPELINE = """from transformers import pipeline
 
 answer = pipeline("{task}", "path/to/{name}")("{text}")"""
-# transformers has no pipeline for this task.
+# transformers has no pipeline for these tasks.
 CHOICES = """import torch
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
@@ -34,6 +35,16 @@ inputs = tokenizer([text] * len(choices), choices, padding=True, return_tensors=
 with torch.inference_mode():
     scores = model(**{{key: value.unsqueeze(0) for key, value in inputs.items()}}).logits
 print(choices[scores.argmax()])"""
+QUESTION = """import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
+model = AutoModelForQuestionAnswering.from_pretrained("path/to/{name}")
+inputs = tokenizer("Who lives in Oslo?", "Ann lives in Oslo.", return_tensors="pt")
+with torch.inference_mode():
+    output = model(**inputs)
+start, end = output.start_logits.argmax(), output.end_logits.argmax()
+print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
 
 
 def check(headset: Headset, name: str) -> None:
@@ -59,5 +70,7 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     headset.processor.save_pretrained(folder)
     task = TASKS[head.auto_class]
     text = INPUTS.get(task, "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
-    usage = (CHOICES if task == "multiple-choice" else PIPELINE).format(task=task, name=name, text=text)
+    usage = {"multiple-choice": CHOICES, "question-answering": QUESTION}.get(task, PIPELINE).format(
+        task=task, name=name, text=text
+    )
     return Loader("transformers", head.auto_class, task, usage)

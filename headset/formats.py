@@ -188,15 +188,40 @@ def _jsonl(path: Path, _: list[str] | None) -> Iterator[Record]:
 
 
 def _json(path: Path, _: list[str] | None) -> Iterator[Record]:
-    """A list of objects, or one object a line."""
+    """A list of objects, one object a line, or a file as SQuAD publishes them."""
     with _open(path) as file:
         text = file.read()
     if not text.lstrip().startswith("["):
-        yield from _jsonl(path, None)
+        questions = _squad(path, text)
+        yield from _jsonl(path, None) if questions is None else questions
         return
     items = _parsed(path, text)
     for row, item in enumerate(items, 1):
         yield Record(_checked_object(f"{path}, row {row}", item))
+
+
+def _squad(path: Path, text: str) -> Iterator[Record] | None:
+    """A row for each question of a SQuAD file, as ``datasets`` has them; None if it is none."""
+    try:
+        articles = json.loads(text)["data"]
+        titled = [(article.get("title"), article["paragraphs"]) for article in articles]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None
+    rows = []
+    for number, (title, paragraphs) in enumerate(titled, 1):
+        try:
+            for paragraph in paragraphs:
+                for entry in paragraph["qas"]:
+                    answers = [] if entry.get("is_impossible") else entry.get("answers", [])
+                    columns = {key: [answer[key] for answer in answers] for key in ("text", "answer_start")}
+                    texts = {"title": title, "context": paragraph["context"], "question": entry["question"]}
+                    rows.append(Record({"id": entry.get("id"), **texts, "answers": columns}))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise HeadsetError(
+                f"{path}, article {number}: not as SQuAD has it, paragraphs with a context and qas, each with a "
+                f"question and answers: {type(error).__name__}: {error}."
+            ) from error
+    return iter(rows)
 
 
 def _parsed(path: Path, text: str, line: int | None = None) -> Any:

@@ -44,7 +44,8 @@ class Strict(logging.Handler):
 
 
 def transformers(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Logits, or vectors, of an Auto class."""
+    """Logits, or vectors, of an Auto class; of question answering those of starts and ends."""
+    import torch
     import transformers as library
 
     kind = getattr(library, job["loader"]["name"])
@@ -53,6 +54,8 @@ def transformers(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str,
         if keys:
             raise RuntimeError(f"{what}: {sorted(map(str, keys))}")
     output = model.eval()(**inputs)
+    if "start_logits" in output:
+        return {"logits": torch.stack([output.start_logits, output.end_logits], dim=-1)}
     return {"logits": output.logits if "logits" in output else output.pooler_output}
 
 
