@@ -22,7 +22,7 @@ def check(headset: Headset, name: str) -> None:
 
 def write(headset: Headset, name: str, folder: Path) -> Loader:
     """Write configuration, code, weights and tokenizer."""
-    write_custom(headset, name, folder, answer(headset, name, headset.sample(name)))
+    write_custom(headset, name, folder, answer(headset, name, headset.sample(name))["logits"])
     config = json.loads((folder / "config.json").read_text())
     auto_class = list(config["auto_map"])[-1]
     needs = f"# pip install {' '.join(config['head_distributions'])}\n" if config["head_distributions"] else ""

@@ -1,7 +1,8 @@
 """Loads an export as its users will: a script for a fresh process, in which headset cannot be imported.
 
-It is given a job as JSON: ``folder``, ``loader`` (the `headset.verify.Loader` of the export), ``inputs`` and ``texts``
-to answer, a file for the ``answers``, and the names of packages that must not be found, ``blocked``.
+It is given a job as JSON: the ``folder``, the ``library`` and ``class`` that load it, a file of ``inputs`` (tensors by
+``"<batch>.<name>"``) or ``texts`` (a list a batch) to answer, a file for the ``answers``, and the names of packages
+that must not be found, ``blocked``.
 """
 
 import json
@@ -12,6 +13,8 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+Batches = list[dict[str, Any]]
 
 
 class Blocker(MetaPathFinder):
@@ -43,25 +46,30 @@ class Strict(logging.Handler):
             raise RuntimeError(" ".join(message.split()))
 
 
-def transformers(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Logits, or vectors, of an Auto class."""
+def transformers(job: Mapping[str, Any], batches: Batches) -> Batches:
+    """Logits of an Auto class; vectors where it has none."""
     import transformers as library
 
-    kind = getattr(library, job["loader"]["name"])
-    model, info = kind.from_pretrained(job["folder"], trust_remote_code=True, output_loading_info=True)
+    load = getattr(library, job["class"]).from_pretrained
+    model, info = load(job["folder"], trust_remote_code=True, output_loading_info=True)
     for what, keys in info.items():
         if keys:
             raise RuntimeError(f"{what}: {sorted(map(str, keys))}")
-    output = model.eval()(**inputs)
-    return {"logits": output.logits if "logits" in output else output.pooler_output}
+    outputs = [model.eval()(**batch) for batch in batches]
+    return [output if "logits" in output else {"logits": output.pooler_output} for output in outputs]
 
 
-def sentence_transformers(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Vectors."""
-    from sentence_transformers import SentenceTransformer
+def sentence_transformers(job: Mapping[str, Any], batches: Batches) -> Batches:
+    """Vectors of a SentenceTransformer, or scores of a CrossEncoder."""
+    import sentence_transformers as library
 
-    model = SentenceTransformer(job["folder"], device="cpu")
-    return {"logits": model.encode(job["texts"], convert_to_tensor=True)}
+    model = getattr(library, job["class"])(job["folder"], device="cpu")
+    if job["class"] == "SentenceTransformer":
+        return [{"logits": model.encode(texts, convert_to_tensor=True)} for texts in job["texts"]]
+    scores = [model.predict(pairs, convert_to_tensor=True).unsqueeze(-1) for pairs in job["texts"]]
+    if type(model.activation_fn).__name__ == "Sigmoid":
+        scores = [score.logit() for score in scores]
+    return [{"logits": score} for score in scores]
 
 
 READERS = {"transformers": transformers, "sentence-transformers": sentence_transformers}
@@ -76,8 +84,25 @@ def main(argument: str) -> None:
 
     logging.getLogger("transformers").addHandler(Strict())
     with torch.inference_mode():
-        answers = READERS[job["loader"]["library"]](job, load_file(job["inputs"]))
-    save_file({key: value.contiguous() for key, value in answers.items()}, job["answers"])
+        answers = READERS[job["library"]](job, _batches(load_file(job["inputs"])))
+    save_file(_tensors(answers), job["answers"])
+
+
+def _batches(tensors: Mapping[str, Any]) -> Batches:
+    batches: dict[str, dict[str, Any]] = {}
+    for key in sorted(tensors):
+        index, _, name = key.partition(".")
+        batches.setdefault(index, {})[name] = tensors[key]
+    return list(batches.values())
+
+
+def _tensors(answers: Batches) -> dict[str, Any]:
+    return {
+        f"{index}.{name}": value.contiguous()
+        for index, answer in enumerate(answers)
+        for name, value in answer.items()
+        if name in ("logits", "start_logits", "end_logits")
+    }
 
 
 if __name__ == "__main__":
