@@ -21,15 +21,16 @@ def write_card(headset: Headset, name: str, folder: Path, loader: Loader) -> Non
     base = run.get("backbone") or source_name(headset.backbone.config.name_or_path or "")
     metrics = _metrics(name, run)
     data = run.get("data", {})
+    results = _results(metrics, data, loader.task)
     metadata = ModelCardData(
-        model_name=name,
         library_name=loader.library,
         pipeline_tag=loader.task,
         tags=_tags(headset, name, folder, loader),
         base_model=hub_id(base),
         datasets=sorted({found for source in data.values() if (found := hub_id(source.split(", ")[0]))}) or None,
         metrics=sorted({metric for found in metrics.values() for metric in found}) or None,
-        eval_results=_results(metrics, data, loader.task) or None,
+        eval_results=results or None,
+        model_name=name if results else None,
     )
     head = headset.head(name)
     labels = ", ".join(f"`{label}`" for label in head.labels or ()) or "none"

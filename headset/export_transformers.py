@@ -3,16 +3,19 @@
 from pathlib import Path
 
 from backbones.errors import HeadsetError
+from heads.base import Head
 from heads.native import NativeModel
+from heads.targets import PairTarget
 from headset.model import Headset
 from headset.verify import Loader
 
-__all__ = ["TASKS", "check", "write"]
+__all__ = ["check", "hub_task", "write"]
 
 # What the hub calls the tasks of transformers.
 TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForMultipleChoice": "multiple-choice",
     "AutoModelForMaskedLM": "fill-mask",
     "AutoModelForImageClassification": "image-classification",
@@ -23,7 +26,7 @@ INPUTS = {"fill-mask": "A {mask}.", "image-classification": "image.png", "audio-
 PIPELINE = """from transformers import pipeline
 
 answer = pipeline("{task}", "path/to/{name}")("{text}")"""
-# transformers has no pipeline for this task.
+# transformers has no pipeline for these tasks.
 CHOICES = """import torch
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
@@ -34,6 +37,17 @@ inputs = tokenizer([text] * len(choices), choices, padding=True, return_tensors=
 with torch.inference_mode():
     scores = model(**{{key: value.unsqueeze(0) for key, value in inputs.items()}}).logits
 print(choices[scores.argmax()])"""
+ANSWERS = """import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
+model = AutoModelForQuestionAnswering.from_pretrained("path/to/{name}")
+inputs = tokenizer("A question?", "A text with the answer.", return_tensors="pt")
+with torch.inference_mode():
+    scores = model(**inputs)
+start, end = scores.start_logits.argmax(), scores.end_logits.argmax()
+print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
+USAGES = {"multiple-choice": CHOICES, "question-answering": ANSWERS}
 
 
 def check(headset: Headset, name: str) -> None:
@@ -57,7 +71,12 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     assert isinstance(head.scorer, NativeModel) and head.auto_class and headset.processor is not None
     head.scorer.whole(headset.backbone).save_pretrained(folder)
     headset.processor.save_pretrained(folder)
-    task = TASKS[head.auto_class]
-    text = INPUTS.get(task, "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
-    usage = (CHOICES if task == "multiple-choice" else PIPELINE).format(task=task, name=name, text=text)
-    return Loader("transformers", head.auto_class, task, usage)
+    text = INPUTS.get(hub_task(head), "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
+    usage = USAGES.get(hub_task(head), PIPELINE).format(task=hub_task(head), name=name, text=text)
+    return Loader("transformers", head.auto_class, hub_task(head), usage)
+
+
+def hub_task(head: Head) -> str:
+    """What the hub calls the task of a built-in head, native or not, or of a head of one's own."""
+    task = TASKS.get(head.auto_class or f"AutoModelFor{type(head).__name__}")
+    return task or ("sentence-similarity" if isinstance(head.target(), PairTarget) else "feature-extraction")

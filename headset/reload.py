@@ -5,6 +5,7 @@ It is given a job as JSON: the ``folder``, the ``library`` and ``class`` that lo
 that must not be found, ``blocked``.
 """
 
+import importlib
 import json
 import logging
 import sys
@@ -48,6 +49,7 @@ class Strict(logging.Handler):
 
 def transformers(job: Mapping[str, Any], batches: Batches) -> Batches:
     """Logits of an Auto class; vectors where it has none."""
+    import torch
     import transformers as library
 
     load = getattr(library, job["class"]).from_pretrained
@@ -55,8 +57,11 @@ def transformers(job: Mapping[str, Any], batches: Batches) -> Batches:
     for what, keys in info.items():
         if keys:
             raise RuntimeError(f"{what}: {sorted(map(str, keys))}")
-    outputs = [model.eval()(**batch) for batch in batches]
-    return [output if "logits" in output else {"logits": output.pooler_output} for output in outputs]
+    with torch.inference_mode():
+        outputs = [model.eval()(**batch) for batch in batches]
+    answers = [_logits(output) or {"logits": output.pooler_output} for output in outputs]
+    whole = {"memory_format": torch.contiguous_format}
+    return [{name: value.clone(**whole) for name, value in answer.items()} for answer in answers]
 
 
 def sentence_transformers(job: Mapping[str, Any], batches: Batches) -> Batches:
@@ -72,37 +77,36 @@ def sentence_transformers(job: Mapping[str, Any], batches: Batches) -> Batches:
     return [{"logits": score} for score in scores]
 
 
-READERS = {"transformers": transformers, "sentence-transformers": sentence_transformers}
+def onnx(job: Mapping[str, Any], batches: Batches) -> Batches:
+    """Logits, or vectors, of ONNX Runtime, which needs no torch."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    session = onnxruntime.InferenceSession(f"{job['folder']}/model.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    outputs = [dict(zip(names, session.run(None, batch), strict=True)) for batch in batches]
+    return [_logits(output) or {"logits": output["sentence_embedding"]} for output in outputs]
+
+
+READERS = {"transformers": transformers, "sentence-transformers": sentence_transformers, "onnx": onnx}
 
 
 def main(argument: str) -> None:
     """Load the export, and write what it gives for the inputs."""
     job = json.loads(argument)
     sys.meta_path.insert(0, Blocker(job["blocked"]))
-    import torch
-    from safetensors.torch import load_file, save_file
-
     logging.getLogger("transformers").addHandler(Strict())
-    with torch.inference_mode():
-        answers = READERS[job["library"]](job, _batches(load_file(job["inputs"])))
-    save_file(_tensors(answers), job["answers"])
-
-
-def _batches(tensors: Mapping[str, Any]) -> Batches:
+    tensors = importlib.import_module("safetensors.numpy" if job["library"] == "onnx" else "safetensors.torch")
     batches: dict[str, dict[str, Any]] = {}
-    for key in sorted(tensors):
+    for key, value in sorted(tensors.load_file(job["inputs"]).items()):
         index, _, name = key.partition(".")
-        batches.setdefault(index, {})[name] = tensors[key]
-    return list(batches.values())
+        batches.setdefault(index, {})[name] = value
+    answers = READERS[job["library"]](job, list(batches.values()))
+    named = {f"{index}.{name}": value for index, answer in enumerate(answers) for name, value in answer.items()}
+    tensors.save_file(named, job["answers"])
 
 
-def _tensors(answers: Batches) -> dict[str, Any]:
-    return {
-        f"{index}.{name}": value.contiguous()
-        for index, answer in enumerate(answers)
-        for name, value in answer.items()
-        if name in ("logits", "start_logits", "end_logits")
-    }
+def _logits(output: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: output[name] for name in ("logits", "start_logits", "end_logits") if name in output}
 
 
 if __name__ == "__main__":

@@ -51,7 +51,10 @@ class Loader:
 def answer(headset: Headset, name: str, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     """What the head gives for a batch, by the names that transformers has for it."""
     with torch.inference_mode():
-        return {"logits": headset(batch, [name])[name].logits}
+        logits: Tensor = headset(batch, [name])[name].logits
+    if headset.head(name).reads == "question":
+        return dict(zip(("start_logits", "end_logits"), logits.unbind(-1), strict=True))
+    return {"logits": logits}
 
 
 def verify(headset: Headset, name: str, folder: Path, loader: Loader) -> None:
