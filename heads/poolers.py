@@ -76,9 +76,9 @@ class Pooler(nn.Module):
         accumulate = torch.promote_types(hidden.dtype, torch.float32)
         lowest = torch.finfo(hidden.dtype).min
         if mode == "cls":
-            return hidden.take_along_dim(mask.int().argmax(dim=1, keepdim=True), dim=1).squeeze(1)
+            return _token(hidden, mask.int().argmax(dim=1, keepdim=True))
         if mode == "last":
-            return hidden.take_along_dim(_last(mask), dim=1).squeeze(1)
+            return _token(hidden, _last(mask))
         if mode == "max":
             return hidden.masked_fill(~mask, lowest).amax(dim=1).masked_fill(~mask.any(dim=1), 0.0)
         if mode == "mean":
@@ -86,6 +86,11 @@ class Pooler(nn.Module):
         scores = (hidden @ self.query).unsqueeze(-1)
         shares = scores.masked_fill(~mask, lowest).softmax(dim=1, dtype=accumulate)
         return (shares * hidden).sum(dim=1)
+
+
+def _token(hidden: Tensor, index: Tensor) -> Tensor:
+    """The vector ``(B, D)`` of one token each, by its index ``(B, 1, 1)``; take_along_dim would fix T in ONNX."""
+    return hidden.gather(1, index.expand(-1, -1, hidden.shape[-1])).squeeze(1)
 
 
 def _last(mask: Tensor) -> Tensor:

@@ -1,26 +1,93 @@
-"""The model card of an export: what it is, and how it is loaded."""
+"""The model card of an export: what it is, how good it is, how it was made, and how it is loaded."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from headset.model import Headset
+from headset.record import hub_id, source_name
 from headset.verify import Loader
 
 __all__ = ["write_card"]
 
+STAGES = {"val": "validation", "test": "test"}
+
 
 def write_card(headset: Headset, name: str, folder: Path, loader: Loader) -> None:
     """Write ``README.md`` with the hub's metadata into the folder of an export."""
-    head = headset.head(name)
-    custom = any(folder.glob("modeling_*.py"))
-    tags = ["headset", type(head).__name__, *(["custom_code"] if custom else [])]
-    data = ModelCardData(library_name=loader.library, pipeline_tag=loader.task, tags=tags)
-    labels = ", ".join(f"`{label}`" for label in head.labels or ()) or "none"
-    content = (
-        f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n"
-        f"The head `{name}` ({type(head).__name__}) on a {headset.backbone.spec.model_type} backbone, made with "
-        f"headset.\n\n"
-        f"Labels: {labels}\n\n```python\n{loader.usage}\n```\n"
+    run = headset.run
+    base = run.get("backbone") or source_name(headset.backbone.config.name_or_path or "")
+    metrics = _metrics(name, run)
+    data = run.get("data", {})
+    results = _results(metrics, data, loader.task)
+    metadata = ModelCardData(
+        library_name=loader.library,
+        pipeline_tag=loader.task,
+        tags=_tags(headset, name, folder, loader),
+        base_model=hub_id(base),
+        datasets=sorted({found for source in data.values() if (found := hub_id(source.split(", ")[0]))}) or None,
+        metrics=sorted({metric for found in metrics.values() for metric in found}) or None,
+        eval_results=results or None,
+        model_name=name if results else None,
     )
+    head = headset.head(name)
+    labels = ", ".join(f"`{label}`" for label in head.labels or ()) or "none"
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {name}",
+        f"The head `{name}` ({type(head).__name__}: {loader.task}) on a {headset.backbone.spec.model_type} backbone"
+        f"{f' ({base})' if base else ''}, made with headset. `{loader.name}` loads it:",
+        f"```python\n{loader.usage}\n```",
+        f"## Labels\n\n{labels}",
+        *(_table(f"Metrics, {stage}", "metric", found) for stage, found in metrics.items()),
+        _table("Data", "split", data),
+        _table("Training", "argument", run.get("training", {})),
+        _table("Versions", "package", run.get("versions", {})),
+    ]
+    content = "\n\n".join(part for part in parts if part) + "\n"
     ModelCard(content, ignore_metadata_errors=True).save(folder / "README.md")
+
+
+def _tags(headset: Headset, name: str, folder: Path, loader: Loader) -> list[str]:
+    tags = ["headset", type(headset.head(name)).__name__, headset.backbone.spec.model_type]
+    return [*tags, "custom_code"] if any(folder.glob("modeling_*.py")) else tags
+
+
+def _metrics(name: str, run: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The metrics of a head, by stage and by their own names."""
+    found: dict[str, dict[str, float]] = {}
+    for key, value in run.get("metrics", {}).items():
+        stage, _, rest = key.partition("/")
+        if stage in STAGES and rest.startswith(f"{name}/"):
+            found.setdefault(STAGES[stage], {})[rest.removeprefix(f"{name}/")] = value
+    return found
+
+
+def _results(metrics: Mapping[str, Mapping[str, float]], data: Mapping[str, str], task: str) -> list[EvalResult]:
+    """The metrics as the hub's ``model-index`` has them."""
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=data[stage] if hub_id(data[stage]) else "custom",
+            dataset_name=data[stage],
+            dataset_split=stage,
+            metric_type=metric,
+            metric_value=value,
+        )
+        for stage, found in metrics.items()
+        if stage in data
+        for metric, value in found.items()
+    ]
+
+
+def _table(title: str, what: str, rows: Mapping[str, Any]) -> str:
+    """A section with a table, or nothing if there are no rows."""
+    if not rows:
+        return ""
+    lines = [
+        f"| {key} | {value:.4g} |" if isinstance(value, float) else f"| {key} | {value} |"
+        for key, value in rows.items()
+    ]
+    return "\n".join([f"## {title}", "", f"| {what} | value |", "| --- | --- |", *lines])

@@ -32,12 +32,13 @@ PREFIX = "headset."  # of the headset's weights among those of the LightningModu
 
 
 def describe(headset: Headset) -> dict[str, Any]:
-    """A headset without its weights and its processor: backbone, heads, labels and states, as plain values."""
+    """A headset without its weights and its processor: backbone, heads, labels, states and run, as plain values."""
     return {
         "backbone": dataclasses.asdict(headset.backbone.options()),
         "heads": {name: headset.head(name).spec() for name in headset.heads},
         "labels": {name: None if names is None else list(names) for name, names in headset.labels.items()},
         "states": dict(headset.states),
+        "run": headset.run,
     }
 
 
@@ -55,6 +56,7 @@ def build_headset(description: Mapping[str, Any], heads: Mapping[str, Head], pro
     backbone = Backbone.from_options(BackboneOptions(**description["backbone"]))
     headset = Headset(backbone, heads, description["labels"], processor=processor)
     headset.states |= description["states"]
+    headset.run = dict(description.get("run", {}))
     return headset
 
 

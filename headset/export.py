@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backbones.errors import HeadsetError, invalid_choice
-from headset import export_custom, export_sentence_transformers, export_transformers
+from headset import export_custom, export_onnx, export_sentence_transformers, export_transformers
 from headset.card import write_card
 from headset.checkpoint import load_checkpoint
 from headset.folder import new_folder
@@ -32,6 +32,7 @@ class Format(Protocol):
 FORMATS: dict[str, Format] = {
     "transformers": export_transformers,
     "sentence-transformers": export_sentence_transformers,
+    "onnx": export_onnx,
     "custom": export_custom,
 }
 
@@ -52,7 +53,8 @@ def export_headset(
     Args:
         headset: What to export.
         output_dir: Where the folders go.
-        format: ``transformers``, ``sentence-transformers`` or ``custom``; by default the natural one of each head.
+        format: ``transformers``, ``sentence-transformers``, ``onnx`` or ``custom``; by default the natural one of each
+            head.
         head: The one head to export; all, if not given.
         allow_untrained: Also export heads with random weights.
         overwrite: Replace earlier exports.
@@ -103,7 +105,7 @@ def export_checkpoint(
     Args:
         ckpt_path: The checkpoint.
         output_dir: Where the folders go, one a head.
-        format: transformers, sentence-transformers or custom; by default the natural one of each head.
+        format: As in `export_headset`.
         head: The one head to export; all, if not given.
         allow_untrained: Also export heads with random weights.
         trust_heads: Import head classes that the checkpoint names and that are not known.

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from headset.custom import check_custom, write_custom
-from headset.export_transformers import TASKS
+from headset.export_transformers import hub_task
 from headset.model import Headset
 from headset.verify import Loader, answer
 
@@ -22,7 +22,7 @@ def check(headset: Headset, name: str) -> None:
 
 def write(headset: Headset, name: str, folder: Path) -> Loader:
     """Write configuration, code, weights and tokenizer."""
-    write_custom(headset, name, folder, answer(headset, name, headset.sample(name)))
+    write_custom(headset, name, folder, answer(headset, name, headset.sample(name))["logits"])
     config = json.loads((folder / "config.json").read_text())
     auto_class = list(config["auto_map"])[-1]
     needs = f"# pip install {' '.join(config['head_distributions'])}\n" if config["head_distributions"] else ""
@@ -34,5 +34,5 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
         f'tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")\n'
         f'print(model(**tokenizer("A text.", return_tensors="pt")).{output})'
     )
-    task = TASKS.get(auto_class, "feature-extraction")
-    return Loader("transformers", auto_class, task, usage, frozenset(config["head_packages"]))
+    task = hub_task(headset.head(name))
+    return Loader("transformers", auto_class, task, usage, needs=frozenset(config["head_packages"]))

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from backbones.errors import HeadsetError
+from heads.base import Head
 from heads.native import NativeModel
+from heads.targets import PairTarget
 from headset.model import Headset
 from headset.verify import Loader
 
-__all__ = ["TASKS", "check", "write"]
+__all__ = ["check", "hub_task", "write"]
 
 # What the hub calls the tasks of transformers.
 TASKS = {
@@ -45,6 +47,7 @@ with torch.inference_mode():
     output = model(**inputs)
 start, end = output.start_logits.argmax(), output.end_logits.argmax()
 print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
+USAGES = {"multiple-choice": CHOICES, "question-answering": QUESTION}
 
 
 def check(headset: Headset, name: str) -> None:
@@ -68,9 +71,12 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     assert isinstance(head.scorer, NativeModel) and head.auto_class and headset.processor is not None
     head.scorer.whole(headset.backbone).save_pretrained(folder)
     headset.processor.save_pretrained(folder)
-    task = TASKS[head.auto_class]
-    text = INPUTS.get(task, "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
-    usage = {"multiple-choice": CHOICES, "question-answering": QUESTION}.get(task, PIPELINE).format(
-        task=task, name=name, text=text
-    )
-    return Loader("transformers", head.auto_class, task, usage)
+    text = INPUTS.get(hub_task(head), "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
+    usage = USAGES.get(hub_task(head), PIPELINE).format(task=hub_task(head), name=name, text=text)
+    return Loader("transformers", head.auto_class, hub_task(head), usage)
+
+
+def hub_task(head: Head) -> str:
+    """What the hub calls the task of a built-in head, native or not, or of a head of one's own."""
+    task = TASKS.get(head.auto_class or f"AutoModelFor{type(head).__name__}")
+    return task or ("sentence-similarity" if isinstance(head.target(), PairTarget) else "feature-extraction")

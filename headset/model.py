@@ -66,6 +66,8 @@ class Headset(nn.Module):
         self.heads = nn.ModuleDict()
         # Of each head: "new" (random weights), "loaded" (from a checkpoint of others), or "trained" (here).
         self.states: dict[str, str] = {}
+        # What is known of the run that trained it, for model cards.
+        self.run: dict[str, Any] = {}
         if self.tokenizer is not None:
             limit_length(self.tokenizer, backbone.config)
             _agree_on_padding(backbone.config.get_text_config(), self.tokenizer, heads)

@@ -31,6 +31,7 @@ from headset.labels import other_labels
 from headset.model import Headset, check_name
 from headset.optim import check_schedule, make_optimizer, make_scheduler, optimizer_spec
 from headset.processors import Processor, load_processor, processor_files, processor_from_files
+from headset.record import record
 from headset.stored import POLICIES, find_stored_heads, load_stored_head
 
 __all__ = ["LitHeadset"]
@@ -126,6 +127,7 @@ class LitHeadset(LightningModule):
         self._labels = {name: None if names is None else tuple(names) for name, names in (labels or {}).items()}
         self._states: dict[str, str] = {}
         self._processor: Processor | None = None
+        self._run: dict[str, Any] = {}
         self._seed = 0
 
     @property
@@ -165,6 +167,7 @@ class LitHeadset(LightningModule):
         self._labels |= {name: names and tuple(names) for name, names in hparams["labels"].items() if name in old}
         self._states = {name: state for name, state in hparams["states"].items() if name in old}
         self._seed = hparams["seed"]
+        self._run = hparams.get("run", {})
         if hparams["processor"]:
             self._processor = processor_from_files(hparams["processor"], self.heads)
 
@@ -212,6 +215,7 @@ class LitHeadset(LightningModule):
             load_stored_head(name, self.heads[name], self.backbone_options.path)
             self.headset.states[name] = "loaded"
         self.headset.states |= self._states
+        self.headset.run = self._run
         self.headset.freeze_unused()
         for stage in STAGES:
             for name, head in self.heads.items():
@@ -334,6 +338,7 @@ class LitHeadset(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""
+        self.built.run = record(self, self.built.run)
         described = describe(self.built)
         kept = ("path", "revision", "quantization")
         described["backbone"] |= {name: getattr(self.backbone_options, name) for name in kept}

@@ -1,9 +1,11 @@
 """Loads an export as its users will: a script for a fresh process, in which headset cannot be imported.
 
-It is given a job as JSON: ``folder``, ``loader`` (the `headset.verify.Loader` of the export), ``inputs`` and ``texts``
-to answer, a file for the ``answers``, and the names of packages that must not be found, ``blocked``.
+It is given a job as JSON: the ``folder``, the ``library`` and ``class`` that load it, a file of ``inputs`` (tensors by
+``"<batch>.<name>"``) or ``texts`` (a list a batch) to answer, a file for the ``answers``, and the names of packages
+that must not be found, ``blocked``.
 """
 
+import importlib
 import json
 import logging
 import sys
@@ -12,6 +14,8 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+Batches = list[dict[str, Any]]
 
 
 class Blocker(MetaPathFinder):
@@ -43,44 +47,66 @@ class Strict(logging.Handler):
             raise RuntimeError(" ".join(message.split()))
 
 
-def transformers(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Logits, or vectors, of an Auto class; of question answering those of starts and ends."""
+def transformers(job: Mapping[str, Any], batches: Batches) -> Batches:
+    """Logits of an Auto class; vectors where it has none."""
     import torch
     import transformers as library
 
-    kind = getattr(library, job["loader"]["name"])
-    model, info = kind.from_pretrained(job["folder"], trust_remote_code=True, output_loading_info=True)
+    load = getattr(library, job["class"]).from_pretrained
+    model, info = load(job["folder"], trust_remote_code=True, output_loading_info=True)
     for what, keys in info.items():
         if keys:
             raise RuntimeError(f"{what}: {sorted(map(str, keys))}")
-    output = model.eval()(**inputs)
-    if "start_logits" in output:
-        return {"logits": torch.stack([output.start_logits, output.end_logits], dim=-1)}
-    return {"logits": output.logits if "logits" in output else output.pooler_output}
+    with torch.inference_mode():
+        outputs = [model.eval()(**batch) for batch in batches]
+    answers = [_logits(output) or {"logits": output.pooler_output} for output in outputs]
+    whole = {"memory_format": torch.contiguous_format}
+    return [{name: value.clone(**whole) for name, value in answer.items()} for answer in answers]
 
 
-def sentence_transformers(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Vectors."""
-    from sentence_transformers import SentenceTransformer
+def sentence_transformers(job: Mapping[str, Any], batches: Batches) -> Batches:
+    """Vectors of a SentenceTransformer, or scores of a CrossEncoder."""
+    import sentence_transformers as library
 
-    model = SentenceTransformer(job["folder"], device="cpu")
-    return {"logits": model.encode(job["texts"], convert_to_tensor=True)}
+    model = getattr(library, job["class"])(job["folder"], device="cpu")
+    if job["class"] == "SentenceTransformer":
+        return [{"logits": model.encode(texts, convert_to_tensor=True)} for texts in job["texts"]]
+    scores = [model.predict(pairs, convert_to_tensor=True).unsqueeze(-1) for pairs in job["texts"]]
+    if type(model.activation_fn).__name__ == "Sigmoid":
+        scores = [score.logit() for score in scores]
+    return [{"logits": score} for score in scores]
 
 
-READERS = {"transformers": transformers, "sentence-transformers": sentence_transformers}
+def onnx(job: Mapping[str, Any], batches: Batches) -> Batches:
+    """Logits, or vectors, of ONNX Runtime, which needs no torch."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    session = onnxruntime.InferenceSession(f"{job['folder']}/model.onnx", providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    outputs = [dict(zip(names, session.run(None, batch), strict=True)) for batch in batches]
+    return [_logits(output) or {"logits": output["sentence_embedding"]} for output in outputs]
+
+
+READERS = {"transformers": transformers, "sentence-transformers": sentence_transformers, "onnx": onnx}
 
 
 def main(argument: str) -> None:
     """Load the export, and write what it gives for the inputs."""
     job = json.loads(argument)
     sys.meta_path.insert(0, Blocker(job["blocked"]))
-    import torch
-    from safetensors.torch import load_file, save_file
-
     logging.getLogger("transformers").addHandler(Strict())
-    with torch.inference_mode():
-        answers = READERS[job["loader"]["library"]](job, load_file(job["inputs"]))
-    save_file({key: value.contiguous() for key, value in answers.items()}, job["answers"])
+    tensors = importlib.import_module("safetensors.numpy" if job["library"] == "onnx" else "safetensors.torch")
+    batches: dict[str, dict[str, Any]] = {}
+    for key, value in sorted(tensors.load_file(job["inputs"]).items()):
+        index, _, name = key.partition(".")
+        batches.setdefault(index, {})[name] = value
+    answers = READERS[job["library"]](job, list(batches.values()))
+    named = {f"{index}.{name}": value for index, answer in enumerate(answers) for name, value in answer.items()}
+    tensors.save_file(named, job["answers"])
+
+
+def _logits(output: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: output[name] for name in ("logits", "start_logits", "end_logits") if name in output}
 
 
 if __name__ == "__main__":

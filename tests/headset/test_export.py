@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -88,6 +88,23 @@ def test_a_pooling_head_is_a_sentence_transformer(tiny_bert, tmp_path, head):
     torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
+def test_one_native_score_is_a_cross_encoder(tiny_bert, tmp_path, problem_type):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    labels = {"score": ["relevant"]} if problem_type.startswith("multi") else {}
+    headset = Headset(
+        Backbone.from_pretrained(str(tiny_bert)), {"score": SequenceClassification(problem_type)}, labels, tokenizer
+    )
+    headset.eval().states["score"] = "trained"
+    folder = headset.export(str(tmp_path), format="sentence-transformers")["score"]
+    pairs = [("a film", text) for text in TEXTS]
+    ours = [row["value"] if "value" in row else row["scores"]["relevant"] for row in headset.predict(pairs)["score"]]
+    theirs = CrossEncoder(folder, device="cpu").predict(pairs)
+    assert theirs.tolist() == pytest.approx(ours, abs=1e-6)
+    logits, _ = stock_logits(AutoModelForSequenceClassification, folder)
+    assert logits.shape == (3, 1)
+
+
 def test_every_head_has_its_own_folder_with_card_and_safetensors(tiny_bert, tmp_path):
     headset = make(tiny_bert, topic=SequenceClassification(), tags=TokenClassification(), vector=Pooling())
     folders = headset.export(str(tmp_path / "out"))
@@ -112,7 +129,7 @@ def test_every_head_has_its_own_folder_with_card_and_safetensors(tiny_bert, tmp_
             {"format": "sentence-transformers"},
             "has hidden_layers: last and the poolings",
         ),
-        ({"topic": SequenceClassification()}, {"format": "sentence-transformers"}, "gives no vectors"),
+        ({"topic": SequenceClassification()}, {"format": "sentence-transformers"}, "gives neither vectors"),
         ({"topic": SequenceClassification()}, {"format": "onyx"}, "Invalid format: 'onyx'"),
         ({"topic": SequenceClassification()}, {"head": "topics"}, "Did you mean 'topic'"),
     ],
@@ -139,7 +156,7 @@ def test_an_export_with_other_numbers_fails_and_the_one_before_stays(tiny_bert, 
     truth = verify_module.answer
 
     def lie(headset, name, batch):
-        return truth(headset, name, batch) + (0.01 if name == "tags" else 0.0)
+        return {key: value + (0.01 if name == "tags" else 0.0) for key, value in truth(headset, name, batch).items()}
 
     monkeypatch.setattr(verify_module, "answer", lie)
     with pytest.raises(HeadsetError, match="does not give the same numbers"):
