@@ -68,6 +68,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = model
         self._config = None if config is None or type(config) is type(model.config) else config
+        self.path: str = model.config.name_or_path or ""
+        self.revision: str | None = None
         self.frozen: str | int | None = None
         self.lora: dict[str, Any] | None = None
         self._adapters: set[str] = set()
@@ -87,7 +89,9 @@ class Backbone(nn.Module):
         model, config = load_base_model(path, **kwargs)
         if getattr(model.config, "quantization_config", None) is not None:
             keep_loadable(model)
-        return cls(model, config)
+        backbone = cls(model, config)
+        backbone.path, backbone.revision = path, kwargs.get("revision")
+        return backbone
 
     @classmethod
     def from_task_model(cls, task: PreTrainedModel) -> "Backbone":
@@ -133,6 +137,7 @@ class Backbone(nn.Module):
             if options.quantization is not None:
                 kwargs["quantization_config"] = quantization_config(options.quantization)
             backbone = cls.from_pretrained(options.path, revision=options.revision, **kwargs)
+        backbone.path, backbone.revision = options.path, options.revision
         if options.quantization is not None and backbone.quantization is None:
             quantize(backbone.model, options.quantization)
         if options.lora is not None:
@@ -187,7 +192,8 @@ class Backbone(nn.Module):
         with stock_layers(self.model):
             class_name = origin(self.model, self.config)
         return BackboneOptions(
-            path=self.config.name_or_path or "",
+            path=self.path,
+            revision=self.revision,
             freeze=self.frozen,
             dtype=str(self.spec.dtype).removeprefix("torch."),
             attn_implementation=self.config._attn_implementation,

@@ -340,8 +340,7 @@ class LitHeadset(LightningModule):
         """Make the checkpoint self-contained."""
         self.built.run = record(self, self.built.run)
         described = describe(self.built)
-        kept = ("path", "revision", "quantization")
-        described["backbone"] |= {name: getattr(self.backbone_options, name) for name in kept}
+        described["backbone"]["quantization"] = self.backbone_options.quantization
         settings = {"processor": processor_files(self.processor), "seed": self._seed}
         if self.optimizer is not None:
             settings["optimizer"] = optimizer_spec(self.trainer.optimizers[0])

@@ -1,8 +1,8 @@
 """Loads an export as its users will: a script for a fresh process, in which headset cannot be imported.
 
-It is given a job as JSON: the ``folder``, the ``library`` and ``class`` that load it, a file of ``inputs`` (tensors by
-``"<batch>.<name>"``) or ``texts`` (a list a batch) to answer, a file for the ``answers``, and the names of packages
-that must not be found, ``blocked``.
+It is given a job as JSON: the ``folder``, the ``library``, ``class`` and ``arguments`` that load it, a file of
+``inputs`` (tensors by ``"<batch>.<name>"``) or ``texts`` (a list a batch) to answer, a file for the ``answers``, and
+the names of packages that must not be found, ``blocked``.
 """
 
 import importlib
@@ -87,14 +87,45 @@ def onnx(job: Mapping[str, Any], batches: Batches) -> Batches:
     return [_logits(output) or {"logits": output["sentence_embedding"]} for output in outputs]
 
 
-READERS = {"transformers": transformers, "sentence-transformers": sentence_transformers, "onnx": onnx}
+def peft(job: Mapping[str, Any], batches: Batches) -> Batches:
+    """Logits of the base model with the adapter put on it by peft, which transformers alone has to give too."""
+    import warnings
+
+    import peft as library
+    import torch
+    import transformers
+
+    warnings.filterwarnings("error", message=".*adapter keys")
+    load, arguments = getattr(transformers, job["class"]).from_pretrained, job["arguments"]
+    adapter = library.PeftConfig.from_pretrained(job["folder"])
+    base = load(adapter.base_model_name_or_path, revision=adapter.revision, **arguments)
+    model = library.PeftModel.from_pretrained(base, job["folder"]).eval()
+    alone = load(job["folder"], **arguments).eval()
+    answers = []
+    with torch.inference_mode():
+        for batch in batches:
+            answers.append(_logits(model(**batch)))
+            for key, value in _logits(alone(**batch)).items():
+                if not value.allclose(answers[-1][key], rtol=1e-4, atol=1e-5):
+                    difference = (value - answers[-1][key]).abs().max()
+                    raise RuntimeError(f"transformers alone gives other {key}: they differ by {difference:.2g}")
+    return [{key: value.contiguous() for key, value in answer.items()} for answer in answers]
+
+
+READERS = {
+    "transformers": transformers,
+    "sentence-transformers": sentence_transformers,
+    "peft": peft,
+    "onnx": onnx,
+}
 
 
 def main(argument: str) -> None:
     """Load the export, and write what it gives for the inputs."""
     job = json.loads(argument)
     sys.meta_path.insert(0, Blocker(job["blocked"]))
-    logging.getLogger("transformers").addHandler(Strict())
+    if job["library"] != "peft":  # where the head is not in the base model, but beside it
+        logging.getLogger("transformers").addHandler(Strict())
     tensors = importlib.import_module("safetensors.numpy" if job["library"] == "onnx" else "safetensors.torch")
     batches: dict[str, dict[str, Any]] = {}
     for key, value in sorted(tensors.load_file(job["inputs"]).items()):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Loader:
         needs: Packages that the check would else do without.
         refused: Packages that its users need not have, beside those of headset.
         pairs: Whether it reads pairs of texts only.
+        arguments: What its ``from_pretrained`` is given beside the folder.
     """
 
     library: str
@@ -46,6 +47,7 @@ class Loader:
     needs: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
     pairs: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def answer(headset: Headset, name: str, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -107,6 +109,7 @@ def _load_apart(
             "folder": str(folder.resolve()),
             "library": loader.library,
             "class": loader.name,
+            "arguments": loader.arguments,
             "blocked": sorted((BLOCKED | loader.refused | {own}) - loader.needs),
             "texts": groups if loader.library == "sentence-transformers" else [],
             "inputs": inputs,
