@@ -16,10 +16,10 @@ class LeftOut:
     """Any class or function that was left out: it can be named and inherited from, and not be called."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise ImportError("This is for training, and was left out where the model was exported.")
+        raise ImportError(f"{type(self).__name__} is for training, and was left out where the model was exported.")
 
 
 def __getattr__(name: str) -> type[LeftOut]:
     if name.startswith("__"):
         raise AttributeError(name)
-    return LeftOut
+    return type(name, (LeftOut,), {})
