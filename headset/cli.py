@@ -1,6 +1,7 @@
 """fit, validate, test and predict: LightningCLI, where a checkpoint's own settings come first."""
 
 import argparse
+import contextlib
 import inspect
 import json
 import logging
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar, TQDMProgressBar
@@ -188,16 +190,37 @@ class HeadsetCLI(LightningCLI):
 def _settings(hparams: Mapping[str, Any], command: str, trusted: bool) -> dict[str, Any]:
     """A checkpoint's settings as a configuration.
 
-    Its heads are made once, since parsing imports their modules whether trusted or not.
+    Parsing imports what is named as a class, wherever that is. So its heads are made before, which asks for consent,
+    and nothing else may name one.
+
+    Raises:
+        HeadsetError: A head is not known and not trusted, or a class is named where none belongs.
     """
-    for spec in hparams["heads"].values():
+    parts = [(name, value) for name, value in hparams.items() if name not in ("heads", "optimizer", "processor")]
+    for name, spec in hparams["heads"].items():
         make_head(spec, trusted)
+        if not trusted:
+            parts.append((name, spec.get("init_args")))
+    for name, value in parts:
+        if _names_class(value):
+            raise HeadsetError(f"The checkpoint names a class in {name}, which is not imported from a file.")
     model = {name: hparams[name] for name in inspect.signature(LitHeadset).parameters if name in hparams}
     optimizer = model.pop("optimizer", None)
     if command == "fit" and optimizer and optimizer["class_path"].startswith("torch.optim."):
         model["optimizer"] = optimizer
     del model["processor"]  # its files are in the checkpoint
     return {"model": model, "data": hparams["data"]}
+
+
+def _names_class(value: Any) -> bool:
+    """Whether a value names a class, also inside of a string, which the parser may read as YAML."""
+    if isinstance(value, str):
+        with contextlib.suppress(yaml.YAMLError):
+            parsed = yaml.load(value, Loader=yaml.BaseLoader)
+            return not isinstance(parsed, str) and _names_class(parsed)
+    if isinstance(value, Mapping):
+        return any("class_path" in str(key) or _names_class(item) for key, item in value.items())
+    return isinstance(value, list | tuple) and any(map(_names_class, value))
 
 
 def _has(callbacks: list[Callback], kind: type) -> bool:

@@ -6,23 +6,20 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import save_model
+from torch import Tensor, nn
 
 from backbones.errors import HeadsetError
 from backbones.rebuild import origin, plain_config
 from heads.base import Head
 from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, TagTarget
-from headset.bundle import Bundle
+from headset.custom_code import Code, needed_packages
+from headset.custom_models import NO_WEIGHTS
 from headset.model import Headset
-from headset.resolver import Carried
-from headset.rewrite import requirements, write_module
 
 __all__ = ["check_custom", "write_custom"]
 
-TEMPLATE = "headset.custom_models"
 PROBLEMS = {
     ClassTarget: "single_label_classification",
     MultiLabelTarget: "multi_label_classification",
@@ -71,13 +68,18 @@ def write_custom(headset: Headset, name: str, folder: Path, logits: Tensor) -> N
     if not hasattr(transformers, class_name):
         raise HeadsetError(f"The backbone of '{name}', {class_name}, is not a class of transformers.")
     task = task_of(head, logits)
-    module = "modeling_" + _snake(kind)
-    code, packages = _code(name, head, task, f"{kind} on {headset.backbone.spec.model_type}")
-    model_class = f"{kind}Model"
+    module, model_class = f"modeling_{_snake(kind)}", f"{kind}Model"
+    names = {"CustomConfig": f"{kind}Config", "CustomModel": model_class, '"headset"': f'"{model_type(head)}"'}
+    try:
+        Code(type(head), module, names).write(folder)
+    except HeadsetError as error:
+        raise _not_carried(name, type(head), str(error)) from error
+    packages, distributions = needed_packages(folder), packages_distributions()
     auto_map = {"AutoConfig": f"{module}.{kind}Config", "AutoModel": f"{module}.{model_class}"}
     if task in AUTO_CLASSES:
         auto_map[AUTO_CLASSES[task]] = auto_map["AutoModel"]
-    backbone_config = plain_config(headset.backbone.config)
+    # A class of the backbone's architecture reads this part alone.
+    backbone_config = plain_config(headset.backbone.config) | {"transformers_weights": NO_WEIGHTS}
     backbone_config.pop("_name_or_path", None)
     config: dict[str, Any] = {
         "model_type": model_type(head),
@@ -90,18 +92,19 @@ def write_custom(headset: Headset, name: str, folder: Path, logits: Tensor) -> N
         "head_labels": None if head.labels is None else list(head.labels),
         "head_task": task,
         "head_packages": packages,
-        "head_distributions": _distributions(packages),
+        "head_distributions": sorted({distributions.get(package, [package])[0] for package in packages}),
         "dtype": str(headset.backbone.spec.dtype).removeprefix("torch."),
         "transformers_version": transformers.__version__,
+        "transformers_weights": NO_WEIGHTS,
     }
     if task in AUTO_CLASSES:
         labels = head.labels or [f"LABEL_{index}" for index in range(logits.shape[-1])]
         config |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     if task == "sequence":
         config["problem_type"] = next(value for target, value in PROBLEMS.items() if isinstance(head.target(), target))
-    (folder / f"{module}.py").write_text(code, encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(_weights(headset, name), folder / "model.safetensors", metadata={"format": "pt"})
+    parts = nn.ModuleDict({"backbone": headset.backbone.model, "head": head})
+    save_model(parts, str(folder / "model.safetensors"), metadata={"format": "pt"})
     assert headset.processor is not None
     headset.processor.save_pretrained(folder)
 
@@ -124,74 +127,6 @@ def task_of(head: Head, logits: Tensor) -> str:
 def model_type(head: Head) -> str:
     """The name of the model in its configuration, which no model of transformers has."""
     return "headset-" + _snake(type(head).__name__).replace("_", "-")
-
-
-def _code(name: str, head: Head, task: str, title: str) -> tuple[str, list[str]]:
-    """The file of the model, and the packages that it needs; with the loss where that needs no more of them."""
-    kind = type(head)
-    bare = _bundle(name, kind, task, carries_loss=False)
-    best = bare
-    if task in AUTO_CLASSES:
-        try:
-            whole = _bundle(name, kind, task, carries_loss=True)
-            best = whole if requirements(whole) == requirements(bare) else bare
-        except HeadsetError:
-            pass
-    packages = requirements(best)
-    needs = ", ".join(["torch and transformers", *_distributions(packages)])
-    loader = AUTO_CLASSES.get(task, "AutoModel")
-    docstring = (
-        f"{title}: {loader}.from_pretrained(folder, trust_remote_code=True).\n\n"
-        f"Written by headset, from the code of the head and what it uses. Needs {needs}.\n"
-    )
-    names = {
-        Carried(TEMPLATE, "CustomModel"): f"{kind.__name__}Model",
-        Carried(TEMPLATE, "CustomConfig"): f"{kind.__name__}Config",
-        Carried(kind.__module__, kind.__name__): kind.__name__,
-    }
-    try:
-        return write_module(best, docstring, names, {Carried(TEMPLATE, "MODEL_TYPE"): model_type(head)}), packages
-    except HeadsetError as error:
-        raise _not_carried(name, kind, str(error)) from error
-
-
-def _distributions(packages: list[str]) -> list[str]:
-    """The names under which packages are installed."""
-    distributions = packages_distributions()
-    return sorted({distributions.get(package, [package])[0] for package in packages})
-
-
-def _bundle(name: str, kind: type[Head], task: str, carries_loss: bool) -> Bundle:
-    tasks = {f"TASK == {one!r}": task == one for one in ("sequence", "token", "vector")}
-    known = {"self.auto_class": False, "not self.auto_class": True, "CARRIES_LOSS": carries_loss} | tasks
-    known |= {"self.auto_class is None": True, "self.auto_class is not None": False}
-    try:
-        return Bundle(
-            Carried(TEMPLATE, "CustomModel"),
-            kind.__module__.partition(".")[0],
-            known,
-            {Carried(TEMPLATE, "TheHead"): Carried(kind.__module__, kind.__name__)},
-            frozenset({"loss"}) if carries_loss else frozenset(),
-        )
-    except HeadsetError as error:
-        raise _not_carried(name, kind, str(error)) from error
-
-
-def _weights(headset: Headset, name: str) -> dict[str, Tensor]:
-    """Every weight once: those that the backbone ties to each other under the first of their names."""
-    weights: dict[str, Tensor] = {}
-    seen: dict[int, tuple[torch.Size, tuple[int, ...]]] = {}
-    for key, value in headset.backbone.model.state_dict().items():
-        place, shape = value.data_ptr(), (value.shape, value.stride())
-        if seen.get(place) == shape and value.numel():
-            continue
-        weights[f"backbone.{key}"] = value.clone() if place in seen else value.contiguous()
-        seen[place] = shape
-    for key, value in headset.head(name).state_dict().items():
-        if not isinstance(value, Tensor):
-            raise HeadsetError(f"The state of the head '{name}' has {key}, which is no tensor: {type(value).__name__}.")
-        weights[f"head.{key}"] = value.clone(memory_format=torch.contiguous_format)
-    return weights
 
 
 def _snake(name: str) -> str:

@@ -1,7 +1,6 @@
-"""What a custom export holds beside its head: a configuration and a model of transformers.
+"""A backbone of transformers with a head on it, as a configuration and a model of transformers.
 
-`headset.custom` writes these classes, with the head and what it needs, into the export as one file. Here they stand as
-ordinary code, with `TheHead` in the place of the head's class.
+Written by headset from the code of the head and the modules that it uses, which are the other files here.
 """
 
 from typing import Any
@@ -19,9 +18,9 @@ from heads.base import HeadContext
 
 __all__ = ["CustomConfig", "CustomModel"]
 
-MODEL_TYPE = "headset"
-TASK = ""
-CARRIES_LOSS = False
+# Stands where a stock class looks for its weights, which stops there and does not start from random ones.
+NO_WEIGHTS = "none for this class, load the model with AutoModel and trust_remote_code=True"
+OUTPUTS = {"sequence": SequenceClassifierOutput, "token": TokenClassifierOutput}
 
 
 class CustomConfig(PretrainedConfig):
@@ -32,10 +31,11 @@ class CustomConfig(PretrainedConfig):
         backbone_class: The class of transformers that this configuration is for.
         head_args: The arguments of the head.
         head_labels: The label set that the head was made for.
+        head_task: What the head does: ``sequence``, ``token``, ``vector``, or something else.
         kwargs: Those of every configuration of transformers.
     """
 
-    model_type = MODEL_TYPE
+    model_type = "headset"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012
 
     def __init__(
@@ -44,6 +44,7 @@ class CustomConfig(PretrainedConfig):
         backbone_class: str = "",
         head_args: dict[str, Any] | None = None,
         head_labels: list[str] | None = None,
+        head_task: str = "",
         **kwargs: Any,
     ) -> None:
         if isinstance(backbone_config, dict):
@@ -52,7 +53,14 @@ class CustomConfig(PretrainedConfig):
         self.backbone_class = backbone_class
         self.head_args = head_args or {}
         self.head_labels = head_labels
+        self.head_task = head_task
+        kwargs.pop("transformers_weights", None)
         super().__init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values of ``config.json``."""
+        values: dict[str, Any] = super().to_dict()
+        return values | {"transformers_weights": NO_WEIGHTS}
 
 
 class CustomModel(PreTrainedModel):
@@ -64,6 +72,7 @@ class CustomModel(PreTrainedModel):
 
     config_class = CustomConfig
     base_model_prefix = "backbone"
+    accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -103,24 +112,16 @@ class CustomModel(PreTrainedModel):
         call = self.head.request(batch)
         features: Any = None if call is None else self.backbone.get_submodule(call.path)(**call.kwargs)
         output = self.head(features, batch)
-        answer: dict[str, Any] = {}
+        features = features or {}
+        answer: dict[str, Any] = {} if labels is None else {"loss": self.head.loss(output, labels)}
         for name, flag in (("hidden_states", "output_hidden_states"), ("attentions", "output_attentions")):
-            if batch.get(flag) and features is not None:
+            if batch.get(flag):
                 answer[name] = features.get(name)
-        if labels is not None:
-            if CARRIES_LOSS:
-                answer["loss"] = self.head.loss(output, labels)
-            else:
-                raise NotImplementedError("The loss of this head is not in the file: give no labels.")
-        if TASK == "sequence":
-            result: ModelOutput = SequenceClassifierOutput(logits=output.logits, **answer)
-        elif TASK == "token":
-            result = TokenClassifierOutput(logits=output.logits, **answer)
-        elif TASK == "vector":
-            answer["last_hidden_state"] = None if features is None else features.get("last_hidden_state")
-            result = BaseModelOutputWithPooling(pooler_output=output.logits, **answer)
+        if self.config.head_task == "vector":
+            answer |= {"last_hidden_state": features.get("last_hidden_state"), "pooler_output": output.logits}
+            result: ModelOutput = BaseModelOutputWithPooling(**answer)
         else:
-            result = ModelOutput(logits=output.logits, **answer)
+            result = OUTPUTS.get(self.config.head_task, ModelOutput)(logits=output.logits, **answer)
         return result.to_tuple() if return_dict is False else result
 
     def _build_head(self) -> None:
@@ -137,12 +138,12 @@ class CustomModel(PreTrainedModel):
                 self.head.to(backbone.spec.dtype)
         finally:
             torch.set_default_dtype(default)
-        self._computed: dict[nn.Module, dict[str, Tensor]] = {}
-        for module in self.head.modules():
-            buffers = dict(module.named_buffers(recurse=False))
-            self._computed[module] = {name: buffers[name] for name in module._non_persistent_buffers_set & set(buffers)}
-            for value in [*module.parameters(recurse=False), *buffers.values()]:
-                value._is_hf_initialized = True  # type: ignore[attr-defined]
+        self._computed = {
+            module: {name: module.get_buffer(name) for name in module._non_persistent_buffers_set}
+            for module in self.head.modules()
+        }
+        for value in [*self.head.parameters(), *self.head.buffers()]:
+            value._is_hf_initialized = True  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

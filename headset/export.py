@@ -55,8 +55,8 @@ def export_headset(
     Args:
         headset: What to export.
         output_dir: Where the folders go.
-        format: ``transformers``, ``sentence-transformers``, ``peft``, ``onnx`` or ``custom``; by default the natural one
-            of each head. In all but ``peft`` LoRA is merged into the weights, and these are in full precision.
+        format: ``transformers``, ``sentence-transformers``, ``peft``, ``onnx`` or ``custom``; by default the natural
+            one of each head. In all but ``peft`` LoRA is merged into the weights, and these are in full precision.
         head: The one head to export; all, if not given.
         allow_untrained: Also export heads with random weights.
         overwrite: Replace earlier exports.

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from backbones.backbone import Backbone
 from backbones.errors import HeadsetError
 from backbones.loading import load_config, resolve_path
+from backbones.parts import CONTAINERS, on_meta
 from heads.base import Head
 from heads.native import NativeModel
 from heads.slots import Slot
-from heads.task_models import CONTAINERS, is_stored, on_meta
-from headset.export_transformers import TASKS
+from heads.task_models import is_stored
+from headset.export_transformers import hub_task
 from headset.model import Headset
 from headset.verify import Loader
 
@@ -112,7 +113,7 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
         f"# An adapter folder holds neither the base model, {config.base_model_name_or_path}, nor these arguments.\n"
         f'model = {head.auto_class}.from_pretrained(\n    "path/to/{name}",\n{given})'
     )
-    return Loader("peft", head.auto_class, TASKS[head.auto_class], usage, arguments=arguments)
+    return Loader("peft", head.auto_class, hub_task(head), usage, arguments=arguments)
 
 
 def _scorer(head: Head) -> NativeModel:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -126,7 +127,10 @@ def _load_apart(
         )
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+            places = [f"{file}, line {line}: " for file, line in re.findall(r'(\w+\.py)", line (\d+)', done.stderr)]
+            place = [place for place in places if (folder / place.partition(",")[0]).is_file()][-1:]
             raise HeadsetError(
-                f"The export of '{name}' does not load in {loader.library}, in a process of its own: {lines[-1][:500]}"
+                f"The export of '{name}' does not load in {loader.library}, in a process of its own: "
+                f"{''.join(place)}{lines[-1][:500]}"
             )
         return load_file(answers)

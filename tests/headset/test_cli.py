@@ -187,6 +187,30 @@ def test_from_a_checkpoint_alone(trained: Path, capsys: pytest.CaptureFixture[st
     assert not list(Path().glob("*.yaml")) and len(list(Path("lightning_logs").iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("part", "setting"),
+    [
+        ("datamodule_hyper_parameters", {"train": {"any": {"class_path": "evil.Evil"}}}),
+        ("datamodule_hyper_parameters", {"train": {"any": '{"class\\u005fpath": "evil.Evil"}'}}),
+        ("datamodule_hyper_parameters", {"train": {"any": ["<<: {class_path: evil.Evil}\nx: 2001-99-99"]}}),
+        ("backbone", {"config": {"model_type": "bert", "any": {"class_path": "evil.Evil"}}}),
+        ("heads", {"mood": {"class_path": "evil.Evil", "init_args": {}}}),
+    ],
+)
+def test_nothing_that_a_checkpoint_names_is_imported(
+    trained: Path, capsys: pytest.CaptureFixture[str], part: str, setting: dict[str, Any]
+) -> None:
+    Path("evil.py").write_text("open('imported', 'w').close()\n")
+    content = torch.load("a.ckpt", weights_only=True)
+    where = content if part.startswith("data") else content["hyper_parameters"]
+    where[part] = {**where[part], **setting}
+    torch.save(content, "a.ckpt")
+    assert main(["predict", "--ckpt_path", "a.ckpt", "--data.predict", "small.csv", *QUIET]) == 1
+    error = capsys.readouterr().err
+    assert "not imported from a file" in error or "--trust_heads" in error
+    assert not Path("imported").exists()
+
+
 def test_checkpoint_then_file_then_command_line(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("more.yaml").write_text("data: {batch_size: 5, max_length: 6}\n")
     given = ["predict", "--ckpt_path", "a.ckpt", "-c", "more.yaml", "--data.batch_size", "7"]
