@@ -66,6 +66,8 @@ class Backbone(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.path: str = model.config.name_or_path or ""
+        self.revision: str | None = None
         self.frozen: str | int | None = None
         self.lora: dict[str, Any] | None = None
         self._adapters: set[str] = set()
@@ -85,7 +87,9 @@ class Backbone(nn.Module):
         model = load_base_model(path, **kwargs)
         if getattr(model.config, "quantization_config", None) is not None:
             keep_loadable(model)
-        return cls(model)
+        backbone = cls(model)
+        backbone.path, backbone.revision = path, kwargs.get("revision")
+        return backbone
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> "Backbone":
@@ -119,6 +123,7 @@ class Backbone(nn.Module):
                 kwargs["quantization_config"] = quantization_config(options.quantization)
             model = cls.from_pretrained(options.path, revision=options.revision, **kwargs).model
         backbone = cls(model)
+        backbone.path, backbone.revision = options.path, options.revision
         if options.quantization is not None and backbone.quantization is None:
             quantize(model, options.quantization)
         if options.lora is not None:
@@ -173,7 +178,8 @@ class Backbone(nn.Module):
         with stock_layers(self.model):
             class_name = origin(self.model)
         return BackboneOptions(
-            path=self.config.name_or_path or "",
+            path=self.path,
+            revision=self.revision,
             freeze=self.frozen,
             dtype=str(self.spec.dtype).removeprefix("torch."),
             attn_implementation=self.config._attn_implementation,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from backbones.errors import HeadsetError, invalid_choice
-from headset import export_custom, export_sentence_transformers, export_transformers
+from headset import export_custom, export_peft, export_sentence_transformers, export_transformers
 from headset.card import write_card
 from headset.checkpoint import load_checkpoint
 from headset.folder import new_folder
 from headset.model import Headset, evaluating
+from headset.stock import stock_copy
 from headset.verify import Loader, verify
 
 __all__ = ["FORMATS", "Format", "export_checkpoint", "export_headset"]
@@ -33,6 +34,7 @@ FORMATS: dict[str, Format] = {
     "transformers": export_transformers,
     "sentence-transformers": export_sentence_transformers,
     "custom": export_custom,
+    "peft": export_peft,
 }
 
 
@@ -52,7 +54,8 @@ def export_headset(
     Args:
         headset: What to export.
         output_dir: Where the folders go.
-        format: ``transformers``, ``sentence-transformers`` or ``custom``; by default the natural one of each head.
+        format: ``transformers``, ``sentence-transformers``, ``custom`` or ``peft``; by default the natural one of each
+            head. In all but ``peft`` LoRA is merged into the weights, and these are in full precision.
         head: The one head to export; all, if not given.
         allow_untrained: Also export heads with random weights.
         overwrite: Replace earlier exports.
@@ -78,10 +81,11 @@ def export_headset(
     places = {name: os.path.join(output_dir, name) for name in names}
     device = next(headset.parameters()).device
     with evaluating(headset.cpu()), contextlib.ExitStack() as stack:
+        source = headset if format == "peft" else stock_copy(headset)
         for name, kind in formats.items():
             draft = stack.enter_context(new_folder(places[name], overwrite))
             logger.info("head %s: writing it for %s", name, kind)
-            loader = FORMATS[kind].write(headset, name, draft)
+            loader = FORMATS[kind].write(source, name, draft)
             logger.info("head %s: loading it with %s, in a process of its own", name, loader.name)
             verify(headset, name, draft, loader)
             write_card(headset, name, draft, loader)
@@ -103,7 +107,7 @@ def export_checkpoint(
     Args:
         ckpt_path: The checkpoint.
         output_dir: Where the folders go, one a head.
-        format: transformers, sentence-transformers or custom; by default the natural one of each head.
+        format: transformers, sentence-transformers, custom or peft; by default the natural one of each head.
         head: The one head to export; all, if not given.
         allow_untrained: Also export heads with random weights.
         trust_heads: Import head classes that the checkpoint names and that are not known.

@@ -20,7 +20,12 @@ __all__ = ["load_folder", "new_folder", "save_folder"]
 DESCRIPTION = "headset.json"
 WEIGHTS = "model.safetensors"
 PROCESSOR = "processor"
-MARKS = (DESCRIPTION, "config.json", "modules.json")  # one of these is in every folder that is written here
+MARKS = (
+    DESCRIPTION,
+    "config.json",
+    "modules.json",
+    "adapter_config.json",
+)  # one of these is in every folder that is written here
 
 
 @contextmanager

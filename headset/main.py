@@ -88,7 +88,9 @@ def _export(arguments: list[str]) -> None:
     )
     parser.add_argument("--ckpt_path", required=True, metavar="C", help="the checkpoint of a run")
     parser.add_argument("--output_dir", required=True, metavar="D", help="each head gets a folder in it, D/NAME")
-    parser.add_argument("--format", help="transformers, sentence-transformers or custom; by default what fits the head")
+    parser.add_argument(
+        "--format", help="transformers, sentence-transformers, custom or peft; by default what fits the head"
+    )
     parser.add_argument("--head", metavar="NAME", help="this head only")
     parser.add_argument("--allow_untrained", type=_true_or_false, help="true: also heads that were never trained")
     parser.add_argument("--trust_heads", type=_true_or_false, help="true: import the modules of the checkpoint's heads")

@@ -335,8 +335,7 @@ class LitHeadset(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""
         described = describe(self.built)
-        kept = ("path", "revision", "quantization")
-        described["backbone"] |= {name: getattr(self.backbone_options, name) for name in kept}
+        described["backbone"]["quantization"] = self.backbone_options.quantization
         settings = {"processor": processor_files(self.processor), "seed": self._seed}
         if self.optimizer is not None:
             settings["optimizer"] = optimizer_spec(self.trainer.optimizers[0])

@@ -67,7 +67,26 @@ def sentence_transformers(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> 
     return {"logits": model.encode(job["texts"], convert_to_tensor=True)}
 
 
-READERS = {"transformers": transformers, "sentence-transformers": sentence_transformers}
+def peft(job: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Logits of the base model with the adapter put on it by peft, which transformers alone has to give too."""
+    import warnings
+
+    import peft as library
+    import transformers
+
+    warnings.filterwarnings("error", message=".*adapter keys")
+    load, arguments = getattr(transformers, job["loader"]["name"]).from_pretrained, job["loader"]["arguments"]
+    adapter = library.PeftConfig.from_pretrained(job["folder"])
+    base = load(adapter.base_model_name_or_path, revision=adapter.revision, **arguments)
+    model = library.PeftModel.from_pretrained(base, job["folder"]).eval()
+    alone = load(job["folder"], **arguments).eval()
+    logits, same = model(**inputs).logits, alone(**inputs).logits
+    if not same.allclose(logits, rtol=1e-4, atol=1e-5):
+        raise RuntimeError(f"transformers alone gives other logits: they differ by {(same - logits).abs().max():.2g}")
+    return {"logits": logits}
+
+
+READERS = {"peft": peft, "transformers": transformers, "sentence-transformers": sentence_transformers}
 
 
 def main(argument: str) -> None:
@@ -77,7 +96,8 @@ def main(argument: str) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    logging.getLogger("transformers").addHandler(Strict())
+    if job["loader"]["library"] != "peft":  # where the head is not in the base model, but beside it
+        logging.getLogger("transformers").addHandler(Strict())
     with torch.inference_mode():
         answers = READERS[job["loader"]["library"]](job, load_file(job["inputs"]))
     save_file({key: value.contiguous() for key, value in answers.items()}, job["answers"])

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Loader:
         task: What it does, as the hub names it.
         usage: Code for the model card, with ``path/to/NAME`` as the folder.
         needs: Packages that the check would else do without.
+        arguments: What its ``from_pretrained`` is given beside the folder.
     """
 
     library: str
@@ -41,6 +42,7 @@ class Loader:
     task: str
     usage: str
     needs: frozenset[str] = frozenset()
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def answer(headset: Headset, name: str, batch: Mapping[str, Any]) -> Tensor:
