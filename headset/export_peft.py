@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from backbones.backbone import Backbone
@@ -101,6 +102,8 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     if lacking:
         raise HeadsetError(f"peft would save more than LoRA and the head '{name}': {', '.join(lacking)}.")
     model.save_pretrained(folder, save_embedding_layers=False)
+    if config.use_dora:
+        _rename_magnitudes(folder / "adapter_model.safetensors")
     headset.processor.save_pretrained(folder)
     arguments = _arguments(head, backbone)
     given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items())
@@ -182,6 +185,13 @@ def _weights(scorer: NativeModel, backbone: Backbone) -> dict[str, Tensor]:
     for key, value in backbone.model.state_dict().items():
         weights |= dict.fromkeys(_task_keys(scorer, key), value)
     return weights
+
+
+def _rename_magnitudes(file: Path) -> None:
+    """Give DoRA's vectors the names that they have in memory: peft reads either, transformers these."""
+    weights = load_file(file)
+    names = {key: f"{key}.weight" if key.endswith("lora_magnitude_vector") else key for key in weights}
+    save_file({names[key]: value for key, value in weights.items()}, file, metadata={"format": "pt"})
 
 
 def _plain(key: str) -> str:
