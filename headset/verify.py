@@ -61,7 +61,9 @@ def verify(headset: Headset, name: str, folder: Path, loader: Loader) -> None:
     batch = headset.sample(name)
     ours = answer(headset, name, batch)
     theirs = _load_apart(headset, name, folder, loader, batch)
-    exact = ours.dtype in (torch.float32, torch.float64)
+    quantization = headset.backbone.quantization or {}
+    computed = quantization.get("bnb_4bit_compute_dtype", "float32")
+    exact = ours.dtype in (torch.float32, torch.float64) and computed == "float32"
     rtol, atol = (1e-4, 1e-5) if exact else (0.05, 0.05)
     try:
         torch.testing.assert_close(theirs.to(ours), ours, rtol=rtol, atol=atol)
