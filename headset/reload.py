@@ -106,8 +106,8 @@ def peft(job: Mapping[str, Any], batches: Batches) -> Batches:
         for batch in batches:
             answers.append(_logits(model(**batch)))
             for key, value in _logits(alone(**batch)).items():
-                if not value.allclose(answers[-1][key], rtol=1e-4, atol=1e-5):
-                    difference = (value - answers[-1][key]).abs().max()
+                difference = (value - answers[-1][key]).abs().max()
+                if difference > 1e-3 * answers[-1][key].abs().max():
                     raise RuntimeError(f"transformers alone gives other {key}: they differ by {difference:.2g}")
     return [{key: value.contiguous() for key, value in answer.items()} for answer in answers]
 

@@ -76,11 +76,12 @@ def verify(headset: Headset, name: str, folder: Path, loader: Loader) -> None:
     theirs = _load_apart(headset, name, folder, loader, groups, batches)
     for index, answers in enumerate(ours):
         for key, value in answers.items():
-            _compare(name, loader.library, value, theirs[f"{index}.{key}"])
+            computed = (headset.backbone.quantization or {}).get("bnb_4bit_compute_dtype", str(value.dtype))
+            exact = computed.removeprefix("torch.") in ("float32", "float64")
+            _compare(name, loader.library, value, theirs[f"{index}.{key}"], exact)
 
 
-def _compare(name: str, library: str, ours: Tensor, theirs: Tensor) -> None:
-    exact = ours.dtype in (torch.float32, torch.float64)
+def _compare(name: str, library: str, ours: Tensor, theirs: Tensor, exact: bool) -> None:
     rtol, atol = (1e-4, 1e-5 * max(1.0, ours.abs().max().item())) if exact else (0.05, 0.05)
     try:
         torch.testing.assert_close(theirs.to(ours), ours, rtol=rtol, atol=atol)

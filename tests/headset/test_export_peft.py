@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertF
 from backbones import Backbone, BackboneOptions, HeadsetError
 from heads import MaskedLM, Pooling, SequenceClassification, TokenClassification
 from headset import Headset, export_peft
-from headset.info import describe_path
 from headset.stock import stock_copy
 
 TEXTS = ["the film was very good", "bad", "a book is not a film"]
@@ -154,8 +153,8 @@ def test_an_adapter_folder_gives_the_same_in_peft_and_in_transformers(base, tmp_
 
 
 def test_every_format_of_a_run_with_lora_is_verified(tiny_bert, tmp_path):
-    heads = {"topic": SequenceClassification(), "mean": SequenceClassification(pooling="mean"), "vector": Pooling()}
-    headset = make(tiny_bert, heads, ("topic", "mean"), lora=ALL, quantization=NF4)
+    heads = {"topic": SequenceClassification(), "vector": Pooling()}
+    headset = make(tiny_bert, heads, ("topic",), lora=ALL, quantization=NF4)
     headset.save_pretrained(str(tmp_path / "whole"))
     headset = Headset.from_pretrained(str(tmp_path / "whole"))
     folders = headset.export(str(tmp_path / "merged"))
@@ -167,12 +166,11 @@ def test_every_format_of_a_run_with_lora_is_verified(tiny_bert, tmp_path):
     ours = torch.tensor([row["vector"] for row in headset.predict(TEXTS)["vector"]])
     torch.testing.assert_close(vectors, ours, rtol=1e-5, atol=1e-6)
 
-    folder = headset.export(str(tmp_path / "out"), format="peft", head="topic")["topic"]
+    (tmp_path / "out" / "topic").mkdir(parents=True)
+    (tmp_path / "out" / "topic" / "adapter_config.json").touch()  # of an earlier export
     headset.export(str(tmp_path / "out"), format="peft", head="topic", overwrite=True)
     card = (tmp_path / "out" / "topic" / "README.md").read_text()
     assert "library_name: peft" in card and "id2label={0: 'bad', 1: 'good', 2: 'so so'}" in card
-    described = describe_path(folder)
-    assert described["kind"].startswith("peft adapter") and described["backbone"] == str(tiny_bert)
 
 
 def test_a_base_with_a_classifier_for_other_labels(tiny_bert, tmp_path):
