@@ -1,4 +1,4 @@
-"""Every command and snippet of the README runs, in its order, in a folder of its own; training is cut to two steps."""
+"""Every command and snippet of the README and of docs/ runs, in order, in one folder; training is cut to two steps."""
 
 import os
 import re
@@ -11,7 +11,9 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+DOCS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(README)
 
 # Takes the place of the command: the same, with little to compute.
 SHORT = f"""#!/bin/sh
@@ -45,10 +47,10 @@ def run(command, folder):
     return done.stdout
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_command_and_snippet_runs(place):
     ran = []
-    for kind, text in BLOCKS:
+    for kind, text in [*BLOCKS, *BLOCK.findall(DOCS)]:
         named = re.match(r"# (\S+\.(?:py|yaml))\n", text)
         if named:
             (place / named[1]).write_text(text)
@@ -66,7 +68,8 @@ def test_every_command_and_snippet_runs(place):
                 ran.append(command.split()[1])
     expected = ["demo", "test", "fit", "test", "predict", "export", "info", "heads", "python"]
     own = ["my_heads.py", "two_layers.yaml", "fit", "predict", "export", "python"]
-    assert ran == [*expected, *own, "python", "python"]
+    docs = ["export", "python", "lora.yaml", "fit", "export", "export", "info", "python", "python", "replace.yaml", "fit"]
+    assert ran == [*expected, *own, "python", "python", *docs]
     assert (place / "runs/attack/predictions.jsonl").read_text().count("\n") > 10
 
 
