@@ -211,9 +211,16 @@ def _is_plain(value: Any) -> bool:
 
 
 def attention_mask(batch: Mapping[str, Any], hidden: Tensor) -> Tensor:
-    """Which positions of ``hidden`` ``(B, T, D)`` are real, as bool ``(B, T)``; all, where the batch has no mask."""
+    """Which positions of ``hidden`` ``(B, T, D)`` are real, as bool ``(B, T)``; all, where the batch has no mask.
+
+    Of sounds the mask has samples, and a hidden state is a frame of many: it is real if its middle is.
+    """
     mask: Tensor | None = batch.get("attention_mask", batch.get("meta", {}).get("attention_mask"))
-    return hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+    if mask is None:
+        return hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
+    if mask.shape[1] != hidden.shape[1]:
+        mask = nn.functional.interpolate(mask.unsqueeze(1).float(), hidden.shape[1], mode="nearest-exact").squeeze(1)
+    return mask.bool()
 
 
 def init_linear(module: nn.Module, spec: BackboneSpec) -> None:

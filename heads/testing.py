@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    PreTrainedTokenizerBase,
+    ViTConfig,
+    ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+)
 
 from backbones.backbone import Backbone
 from heads.answers import NOWHERE, AnswerTarget
@@ -18,21 +27,30 @@ from heads.targets import MultiLabelTarget, NumberTarget, PairTarget, TagTarget
 __all__ = ["check_head", "tiny_backbone", "tiny_tokenizer"]
 
 LENGTHS = (7, 4, 1, 5)
+SAMPLES = 500  # of a sound, for each token that a text would have
 WINDOWS = (2, 1, 1)  # those of a question each; in each of them the third token is the first of the context
 
 
-def tiny_backbone() -> Backbone:
-    """A BERT with 2 layers, 32 wide, with random weights: small enough for any test."""
+def tiny_backbone(reads: str = "text") -> Backbone:
+    """A model with 2 layers, 32 wide, with random weights: small enough for any test.
+
+    Args:
+        reads: What its heads read: for ``image`` it is a ViT for 16 x 16 pixels, for ``audio`` a Wav2Vec2, else a BERT.
+    """
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=64,
-        max_position_embeddings=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
-    return Backbone(BertModel(config))
+    size: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    if reads == "image":
+        return Backbone(ViTModel(ViTConfig(**size, image_size=16, patch_size=4)))
+    if reads == "audio":
+        size |= {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+        size |= {"feat_extract_norm": "layer", "mask_time_prob": 0.0, "layerdrop": 0.0, "classifier_proj_size": 16}
+        return Backbone(Wav2Vec2Model(Wav2Vec2Config(**size)))
+    return Backbone(BertModel(BertConfig(**size, vocab_size=64, max_position_embeddings=64)))
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:
@@ -60,14 +78,14 @@ def check_head(
     Args:
         head: The head, not attached yet.
         labels: Its label set; None if it has none.
-        backbone: The backbone to check it on; a tiny BERT if not given.
+        backbone: The backbone to check it on; that of `tiny_backbone` if not given.
         target: Labels for a batch of 4 rows (2 pairs, 2 rows with 2 choices, or 3 questions with 2, 1 and 1 windows)
             with up to 7 tokens; made from ``head.target()`` if not given.
 
     Raises:
         AssertionError: What does not hold.
     """
-    backbone = backbone or tiny_backbone()
+    backbone = backbone or tiny_backbone(head.reads)
     twin = _again(head)
     assert twin.spec() == head.spec(), f"made again from its spec, the head says {twin.spec()}, not {head.spec()}"
     context = HeadContext(backbone, labels if _has_labels(head) else None, tiny_tokenizer())
@@ -91,16 +109,18 @@ def check_head(
     _check_sharing(head, backbone, batch)
     if not isinstance(head.target(), PairTarget):
         _check_rows(head, backbone, batch, answer)
-    _check_padding(head, backbone, batch, answer)
+    if "attention_mask" in batch:
+        _check_padding(head, backbone, batch, answer)
 
     twin.load_state_dict(head.state_dict())
     again = _answer(twin.eval(), backbone, batch)
     assert torch.equal(again.logits, answer.logits), "saved and loaded, the head gives other answers"
 
-    half = tiny_backbone().to(torch.bfloat16).eval()
+    half = tiny_backbone(head.reads).to(torch.bfloat16).eval()
     fresh = _again(head)
     fresh.attach(HeadContext(half, context.labels, context.tokenizer))
-    logits = _answer(fresh.eval(), half, batch).logits
+    floats = {key: value.bfloat16() for key, value in batch.items() if key in ("pixel_values", "input_values")}
+    logits = _answer(fresh.eval(), half, {**batch, **floats}).logits
     assert logits.isfinite().all(), "in bfloat16 the head gives answers that are not finite"
 
 
@@ -168,7 +188,7 @@ def _check_rows(head: Head, backbone: Backbone, batch: Mapping[str, Any], answer
 
 def _check_padding(head: Head, backbone: Backbone, batch: Mapping[str, Any], answer: HeadOutput) -> None:
     wanted = _real(answer.logits, batch)
-    sides = ("right",) if head.auto_class else ("right", "left")
+    sides = ("right",) if head.auto_class or head.reads == "audio" else ("right", "left")
     for side in sides:
         padded = _padded(batch, 3, side)
         got = _real(_answer(head, backbone, padded).logits, padded)
@@ -202,6 +222,8 @@ def _by_twos(head: Head) -> bool:
 def _batch(head: Head) -> dict[str, Any]:
     """Rows of different lengths, padded on the right, with the position of each token said."""
     generator = torch.Generator().manual_seed(0)
+    if head.reads in ("image", "audio"):
+        return _media(head.reads, generator)
     width = max(LENGTHS)
     mask = torch.tensor([[1] * length + [0] * (width - length) for length in LENGTHS])
     ids = torch.randint(5, 64, mask.shape, generator=generator) * mask
@@ -221,9 +243,22 @@ def _batch(head: Head) -> dict[str, Any]:
     return batch | {"meta": meta}
 
 
+def _media(reads: str, generator: torch.Generator) -> dict[str, Any]:
+    """Images of one size, or sounds of different lengths."""
+    meta = {"rows": list(range(len(LENGTHS)))}
+    if reads == "image":
+        return {"pixel_values": torch.randn(len(LENGTHS), 3, 16, 16, generator=generator), "meta": meta}
+    lengths = torch.tensor(LENGTHS).unsqueeze(1) * SAMPLES
+    mask = (torch.arange(int(lengths.max())) < lengths).long()
+    return {"input_values": torch.randn(mask.shape, generator=generator) * mask, "attention_mask": mask, "meta": meta}
+
+
 def _padded(batch: Mapping[str, Any], amount: int, side: str) -> dict[str, Any]:
     """The same rows with more padding, pushed to one side."""
     padded: dict[str, Any] = dict(batch)
+    if "input_values" in batch:
+        more = (0, amount * SAMPLES)
+        return padded | {key: nn.functional.pad(batch[key], more) for key in ("input_values", "attention_mask")}
     *sizes, width = batch["attention_mask"].shape
     lengths = batch["attention_mask"].sum(-1).flatten().tolist()
     width += amount

@@ -18,7 +18,7 @@ from headset.image_encoder import ImageEncoder
 from headset.question_encoder import QuestionEncoder
 from headset.text_encoder import TextEncoder
 
-__all__ = ["LABEL", "Collator", "make_batch", "make_encoder"]
+__all__ = ["LABEL", "Collator", "in_dtype", "make_batch", "make_encoder"]
 
 LABEL = "label:"  # with a head's name, the column of its encoded labels
 
@@ -102,6 +102,14 @@ def make_batch(encoder: Encoder, inputs: Sequence[Any], device: torch.device | s
     encoded = encoder.encode(encoder.columns(inputs))
     batch = encoder.collate([dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True)])
     return {key: _moved(value, device) for key, value in batch.items()}
+
+
+def in_dtype(batch: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """A batch with its pixels or sounds in the type of the backbone's weights."""
+    return {
+        key: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for key, value in batch.items()
+    }
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:

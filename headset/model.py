@@ -16,7 +16,7 @@ from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import limit_length
 from heads.base import Head, HeadContext, HeadOutput
 from heads.targets import TagTarget
-from headset.batches import make_batch, make_encoder
+from headset.batches import in_dtype, make_batch, make_encoder
 from headset.encoders import Encoder
 from headset.processors import Processor
 
@@ -124,6 +124,9 @@ class Headset(nn.Module):
             The output of each head.
         """
         chosen = {name: self.head(name) for name in batches}
+        dtype = next(weight.dtype for weight in self.backbone.parameters() if weight.is_floating_point())
+        cast = {id(batch): in_dtype(batch, dtype) for batch in batches.values()}  # heads go on sharing what they share
+        batches = {name: cast[id(batch)] for name, batch in batches.items()}
         requests = {name: head.request(batches[name]) for name, head in chosen.items()}
         features: dict[str, Any] = dict.fromkeys(chosen)
         for call, names in merge_calls({name: call for name, call in requests.items() if call is not None}):
