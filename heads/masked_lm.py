@@ -15,7 +15,7 @@ from backbones.calls import BackboneCall
 from backbones.errors import HeadsetError
 from heads.base import Head, HeadContext, HeadOutput, attention_mask
 from heads.masking import fixed_draws, mask_tokens, word_starts
-from heads.native import NativeModel
+from heads.native import NativeModel, head_output, stock_loss
 from heads.targets import IGNORE
 from heads.token_metrics import Perplexity, TokenAccuracy
 
@@ -105,7 +105,8 @@ class MaskedLM(Head):
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores ``(B, T, V)`` of all V tokens; ``info["input_ids"]`` ``(B, T)`` says where mask tokens are."""
-        return HeadOutput(self.scorer(features, batch).logits, {"input_ids": batch.get("input_ids")})
+        output = head_output(self.scorer(features, batch), batch)
+        return HeadOutput(output.logits, output.info | {"input_ids": batch.get("input_ids")})
 
     def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
         """Cross entropy over the masked tokens; 0 where none is.
@@ -116,6 +117,9 @@ class MaskedLM(Head):
         """
         if not (labels != IGNORE).any():
             return output.logits.sum() * 0.0
+        known = stock_loss(output, labels)
+        if known is not None:
+            return known
         return F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
 
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:

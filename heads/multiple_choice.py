@@ -14,7 +14,7 @@ from backbones.backbone import Backbone
 from backbones.calls import BackboneCall
 from heads.base import Head, HeadContext, HeadOutput
 from heads.choice_target import ChoiceTarget
-from heads.native import NativeModel
+from heads.native import NativeModel, head_output, stock_loss
 
 __all__ = ["MultipleChoice"]
 
@@ -65,13 +65,15 @@ class MultipleChoice(Head):
 
         ``meta["choices"]`` has the texts of each row's choices; where it is not given, each row has C.
         """
-        logits: Tensor = self.scorer(features, batch).logits
+        output = head_output(self.scorer(features, batch), batch)
         choices: Sequence[Sequence[str]] | None = batch.get("meta", {}).get("choices")
         if choices is not None:
+            logits = output.logits
             counts = torch.tensor([len(row) for row in choices], device=logits.device).unsqueeze(-1)
             lacking = torch.arange(logits.shape[-1], device=logits.device) >= counts
-            logits = logits.masked_fill(lacking, float("-inf"))
-        return HeadOutput(logits, {"choices": choices})
+            if lacking.any():  # which the loss of transformers knows nothing of
+                output = HeadOutput(logits.masked_fill(lacking, float("-inf")))
+        return HeadOutput(output.logits, output.info | {"choices": choices})
 
     def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
         """Cross entropy over the choices, as transformers has it.
@@ -80,7 +82,8 @@ class MultipleChoice(Head):
             output: Scores ``(B, C)``.
             labels: The number of the right choice ``(B,)``.
         """
-        return F.cross_entropy(output.logits, labels)
+        known = stock_loss(output, labels)
+        return F.cross_entropy(output.logits, labels) if known is None else known
 
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
         """``{"choice", "text", "score", "scores"}``: the best choice, as its number from 0, and probabilities."""

@@ -14,7 +14,7 @@ from backbones.calls import BackboneCall
 from backbones.errors import HeadsetError
 from heads.answers import NOWHERE, AnswerTarget, best_answers, token_positions
 from heads.base import Head, HeadContext, HeadOutput, attention_mask
-from heads.native import NativeModel
+from heads.native import NativeModel, head_output, stock_loss
 from heads.squad import SquadScores
 from heads.targets import Target
 from heads.task_models import label_settings
@@ -98,9 +98,9 @@ class QuestionAnswering(Head):
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores of starts and ends ``(F, T, 2)``, for F windows; ``info`` says which tokens are of which context."""
-        output = self.scorer(features, batch)
-        logits = torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
-        return HeadOutput(logits, {"mask": attention_mask(batch, logits), "meta": batch.get("meta", {})})
+        output = head_output(self.scorer(features, batch), batch)
+        known = {"mask": attention_mask(batch, output.logits), "meta": batch.get("meta", {})}
+        return HeadOutput(output.logits, output.info | known)
 
     def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
         """The mean of the cross entropies of starts and ends, as transformers has it.
@@ -109,6 +109,9 @@ class QuestionAnswering(Head):
             output: Scores ``(F, T, 2)``.
             labels: Positions ``(F, 2)``; those outside of the window are passed over.
         """
+        known = stock_loss(output, labels)
+        if known is not None:
+            return known
         outside = output.logits.shape[1]
         losses = [
             F.cross_entropy(scores, positions.clamp(0, outside), ignore_index=outside)
