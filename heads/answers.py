@@ -57,7 +57,10 @@ class AnswerTarget(Target):
 
 
 def token_positions(spans: Tensor, offsets: Tensor, no_answer: Tensor) -> Tensor:
-    """The first and the last token of an answer in each window, as the question answering example of transformers has.
+    """The first and the last token of an answer in each window.
+
+    As in the question answering example of transformers, but that where several tokens stand for one character, all of
+    them are the answer's.
 
     Args:
         spans: From which to which character the answer goes, ``(F, 2)``; -1 if there is none.
@@ -70,10 +73,9 @@ def token_positions(spans: Tensor, offsets: Tensor, no_answer: Tensor) -> Tensor
     first, last = spans[:, :1], spans[:, 1:]
     starts, ends = offsets.unbind(-1)
     context = starts != NOWHERE
-    before, after = context & (starts <= first), context & (ends >= last)
-    whole = (first[:, 0] != NOWHERE) & before.any(-1) & after.any(-1)
-    start = starts.shape[1] - 1 - before.flip(-1).int().argmax(-1)
-    found = torch.stack([start, after.int().argmax(-1)], dim=-1)
+    whole = (first[:, 0] != NOWHERE) & (context & (starts <= first)).any(-1) & (context & (ends >= last)).any(-1)
+    inside = (context & (starts < last) & (ends > first)).int()
+    found = torch.stack([inside.argmax(-1), inside.shape[1] - 1 - inside.flip(-1).argmax(-1)], dim=-1)
     return torch.where(whole.unsqueeze(-1), found, no_answer.unsqueeze(-1))
 
 

@@ -103,7 +103,8 @@ class QuestionEncoder(TextEncoder):
         Returns:
             For each row a list with an item for each of its windows: what the tokenizer gives; ``offsets``, for each
             token from which to which character of the context it goes, twice -1 for what is not of the context; and
-            ``no_answer``, the token that stands for no answer: the first, if there is no token for the whole input.
+            ``no_answer``, the token that stands for no answer: that of the whole input, or else the first of the
+            question.
             Beside these ``context``, the text.
 
         Raises:
@@ -129,14 +130,14 @@ class QuestionEncoder(TextEncoder):
         for window, row in enumerate(rows):
             for name in names:
                 outputs[name][row].append(encoded[name][window])
-            own = encoded.sequence_ids(window)
+            texts = encoded.sequence_ids(window)  # of each token: 0, 1, or None
             outputs["offsets"][row].append(
                 [
                     list(characters) if text == int(first) else [NOWHERE, NOWHERE]
-                    for characters, text in zip(encoded["offset_mapping"][window], own, strict=True)
+                    for characters, text in zip(encoded["offset_mapping"][window], texts, strict=True)
                 ]
             )
-            outputs["no_answer"][row].append(self._no_answer(encoded["input_ids"][window]))
+            outputs["no_answer"][row].append(self._no_answer(encoded["input_ids"][window], texts, int(not first)))
         return outputs | {"context": list(contexts)}
 
     def parts(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -183,11 +184,11 @@ class QuestionEncoder(TextEncoder):
         """The settings, and the tokenizer."""
         return [repr((self.overlap, self.padding_side)), *super().identity()]
 
-    def _no_answer(self, ids: Sequence[int]) -> int:
+    def _no_answer(self, ids: Sequence[int], texts: Sequence[int | None], question: int) -> int:
         for special in (self.tokenizer.cls_token_id, self.tokenizer.bos_token_id):
             if special in ids:
                 return ids.index(special)
-        return 0
+        return texts.index(question) if question in texts else 0
 
     def _check_questions(self, questions: Sequence[str], contexts: Sequence[str]) -> None:
         """Check that windows can go through the context beside each question."""

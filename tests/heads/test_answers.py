@@ -1,7 +1,8 @@
 import pytest
+import torch
 
 from backbones import HeadsetError
-from heads.answers import AnswerTarget
+from heads.answers import AnswerTarget, token_positions
 
 EXAMPLE = {"context": "Ann lives in Oslo."}
 OSLO = [[13, 17]]
@@ -56,3 +57,14 @@ def test_wrong_answers_say_what_stands_there(value, message):
 def test_answers_need_a_context():
     with pytest.raises(HeadsetError, match="Read a question and its context"):
         AnswerTarget().encode({"text": ["Oslo"], "answer_start": [13]}, None, {"input_ids": [1]})
+
+
+@pytest.mark.parametrize(
+    ("span", "tokens"),
+    [((0, 3), (2, 2)), ((4, 5), (3, 5)), ((1, 5), (2, 5)), ((5, 7), (6, 6)), ((4, 8), (0, 0)), ((-1, -1), (0, 0))],
+)
+def test_an_answer_has_all_tokens_of_its_characters(span, tokens):
+    """The character from 4 to 5 takes three tokens, as bytes of an emoji do."""
+    none = [-1, -1]
+    offsets = torch.tensor([[none, none, [0, 3], [4, 5], [4, 5], [4, 5], [5, 7], none]])
+    assert token_positions(torch.tensor([span]), offsets, torch.tensor([0])).tolist() == [list(tokens)]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, ByT5Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from backbones import HeadsetError
 from heads import HeadOutput, QuestionAnswering
@@ -117,3 +118,24 @@ def test_defaults_of_length_and_stride(tokenizer):
     assert (QuestionEncoder(tokenizer).overlap, QuestionEncoder(tokenizer, 30).overlap) == (32, 15)
     tokenizer.model_max_length = 10**30
     assert (QuestionEncoder(tokenizer).length, QuestionEncoder(tokenizer).overlap) == (512, 128)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("answer", ["the", "naïve", "☃", "東京", "☃ 東京, 12"])
+def test_tokenizers_of_bytes_without_special_tokens(side, answer):
+    """Spaces belong to words, characters have several tokens, and nothing stands for the whole input."""
+    context = "the  film: naïve ☃ 東京, 12"
+    model = Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<pad>"])
+    model.train_from_iterator([context.replace("☃", "")] * 2, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", padding_side=side)
+    start = context.index(answer)
+    row = encoded(QuestionEncoder(tokenizer, 40, stride=8), "who?", context, (start, start + len(answer)))
+    batch = Collator(QuestionEncoder(tokenizer), {"qa": AnswerTarget()})(row)
+    _, positions = QuestionAnswering().prepare(batch, batch["labels"]["qa"])
+    nothing = batch["input_ids"].gather(1, batch["meta"]["no_answer"].unsqueeze(1))
+    assert (nothing == tokenizer("who?")["input_ids"][0]).all()
+    logits = torch.nn.functional.one_hot(positions, batch["input_ids"].shape[1]).transpose(1, 2) * 9.0
+    output = HeadOutput(logits, {"mask": batch["attention_mask"].bool(), "meta": batch["meta"]})
+    assert QuestionAnswering().predict(output)[0]["answer"] == answer
