@@ -19,12 +19,16 @@ TEMPLATE = "headset.custom_models"
 STAND_IN = "headset.left_out"
 # Only training needs these: what is imported from them comes from the stand-in.
 LEFT_OUT = (
+    "backbones.adapters",
+    "backbones.freezing",
+    "backbones.options",
+    "backbones.quantization",
+    "backbones.stock",
     "datasets",
     "headset",
     "heads.registry",
     "heads.testing",
     "lightning",
-    "peft",
     "pytorch_lightning",
     "torchmetrics",
 )

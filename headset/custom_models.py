@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.utils.generic import ModelOutput
 
 from backbones.backbone import Backbone
@@ -20,7 +28,16 @@ __all__ = ["CustomConfig", "CustomModel"]
 
 # Stands where a stock class looks for its weights, which stops there and does not start from random ones.
 NO_WEIGHTS = "none for this class, load the model with AutoModel and trust_remote_code=True"
-OUTPUTS = {"sequence": SequenceClassifierOutput, "token": TokenClassifierOutput}
+OUTPUTS = {
+    "text-classification": SequenceClassifierOutput,
+    "token-classification": TokenClassifierOutput,
+    "question-answering": QuestionAnsweringModelOutput,
+    "multiple-choice": MultipleChoiceModelOutput,
+    "fill-mask": MaskedLMOutput,
+    "image-classification": ImageClassifierOutput,
+    "audio-classification": SequenceClassifierOutput,
+    "feature-extraction": BaseModelOutputWithPooling,
+}
 
 
 class CustomConfig(PretrainedConfig):
@@ -31,7 +48,7 @@ class CustomConfig(PretrainedConfig):
         backbone_class: The class of transformers that this configuration is for.
         head_args: The arguments of the head.
         head_labels: The label set that the head was made for.
-        head_task: What the head does: ``sequence``, ``token``, ``vector``, or something else.
+        head_task: What the head does, as the hub calls it; empty if it has no name for it.
         kwargs: Those of every configuration of transformers.
     """
 
@@ -93,40 +110,55 @@ class CustomModel(PreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        input_features: Tensor | None = None,
         labels: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> ModelOutput | tuple[Any, ...]:
         """The answer of the head, from the backbone's output for its request.
 
         Args:
-            input_ids: Token ids ``(B, T)``.
-            attention_mask: Which tokens are real ``(B, T)``.
-            token_type_ids: Which of two texts a token is of ``(B, T)``.
+            input_ids: Token ids ``(B, T)``, with choices ``(B, C, T)``.
+            attention_mask: Which tokens, or parts of a sound, are real.
+            token_type_ids: Which of two texts a token is of.
+            pixel_values: Images ``(B, 3, H, W)``.
+            input_values: Sounds ``(B, T)``.
+            input_features: Spectrograms of sounds ``(B, T, D)``.
             labels: If given, the output has the head's loss.
+            start_positions: Where answers start ``(B,)``; with ``end_positions`` in the place of ``labels``.
+            end_positions: Where answers end ``(B,)``.
             return_dict: Whether to give an output with names, and not a tuple.
             inputs: Whatever else the backbone takes.
         """
         inputs |= {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs |= {"pixel_values": pixel_values, "input_values": input_values, "input_features": input_features}
         batch = {name: value for name, value in inputs.items() if value is not None}
         call = self.head.request(batch)
         features: Any = None if call is None else self.backbone.get_submodule(call.path)(**call.kwargs)
         output = self.head(features, batch)
         features = features or {}
-        answer: dict[str, Any] = {} if labels is None else {"loss": self.head.loss(output, labels)}
+        answer: dict[str, Any] = {"logits": output.logits}
+        if self.config.head_task == "question-answering":
+            answer = dict(zip(("start_logits", "end_logits"), output.logits.unbind(-1), strict=True))
+        elif self.config.head_task == "feature-extraction":
+            answer = {"last_hidden_state": features.get("last_hidden_state"), "pooler_output": output.logits}
         for name, flag in (("hidden_states", "output_hidden_states"), ("attentions", "output_attentions")):
             if batch.get(flag):
                 answer[name] = features.get(name)
-        if self.config.head_task == "vector":
-            answer |= {"last_hidden_state": features.get("last_hidden_state"), "pooler_output": output.logits}
-            result: ModelOutput = BaseModelOutputWithPooling(**answer)
-        else:
-            result = OUTPUTS.get(self.config.head_task, ModelOutput)(logits=output.logits, **answer)
+        if start_positions is not None and end_positions is not None:
+            labels = torch.stack([start_positions, end_positions], dim=-1)
+        if labels is not None:
+            answer["loss"] = self.head.loss(output, labels)
+        result: ModelOutput = OUTPUTS.get(self.config.head_task, ModelOutput)(**answer)
         return result.to_tuple() if return_dict is False else result
 
     def _build_head(self) -> None:
         """Make the parameters of the head, on real memory: what it computes here is in no file."""
-        backbone = Backbone(self.backbone)
+        backbone = Backbone(self.backbone, self.config.backbone_config)
         labels = self.config.head_labels
         default = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)

@@ -9,7 +9,7 @@ from heads.targets import PairTarget
 from headset.model import Headset
 from headset.verify import Loader
 
-__all__ = ["check", "hub_task", "write"]
+__all__ = ["TASKS", "check", "hub_task", "usage", "write"]
 
 # What the hub calls the tasks of transformers.
 TASKS = {
@@ -71,9 +71,14 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     assert isinstance(head.scorer, NativeModel) and head.auto_class and headset.processor is not None
     head.scorer.whole(headset.backbone).save_pretrained(folder)
     headset.processor.save_pretrained(folder)
-    text = INPUTS.get(hub_task(head), "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
-    usage = USAGES.get(hub_task(head), PIPELINE).format(task=hub_task(head), name=name, text=text)
-    return Loader("transformers", head.auto_class, hub_task(head), usage)
+    task = hub_task(head)
+    return Loader("transformers", head.auto_class, task, usage(headset, name, task))
+
+
+def usage(headset: Headset, name: str, task: str) -> str:
+    """How a model is used, for its card: by a pipeline, where transformers has one for the task."""
+    text = INPUTS.get(task, "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
+    return USAGES.get(task, PIPELINE).format(task=task, name=name, text=text)
 
 
 def hub_task(head: Head) -> str:
