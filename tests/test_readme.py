@@ -68,7 +68,19 @@ def test_every_command_and_snippet_runs(place):
                 ran.append(command.split()[1])
     expected = ["demo", "test", "fit", "test", "predict", "export", "info", "heads", "python"]
     own = ["my_heads.py", "two_layers.yaml", "fit", "predict", "export", "python"]
-    docs = ["export", "python", "lora.yaml", "fit", "export", "export", "info", "python", "python", "replace.yaml", "fit"]
+    docs = [
+        "export",
+        "python",
+        "lora.yaml",
+        "fit",
+        "export",
+        "export",
+        "info",
+        "python",
+        "python",
+        "replace.yaml",
+        "fit",
+    ]
     assert ran == [*expected, *own, "python", "python", *docs]
     assert (place / "runs/attack/predictions.jsonl").read_text().count("\n") > 10
 
