@@ -1,6 +1,7 @@
 """From sound files to model inputs, as the model's own feature extractor makes them."""
 
 import inspect
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from headset.file_encoder import FileEncoder, needed
 __all__ = ["AudioEncoder"]
 
 SHORTEST = 0.025  # seconds: one window of speech models
+OGG_PAGE = 65307  # bytes, at most
 WHOLE = 0.95  # of what a header promises; files that are written as a stream are not quite right there
 
 _noise = np.random.default_rng(0)
@@ -70,9 +72,10 @@ class AudioEncoder(FileEncoder):
 
     def load(self, value: Any) -> npt.NDArray[np.float32]:
         """The sound, float32 ``(T,)``."""
-        if isinstance(value, np.ndarray | tuple):
-            samples, rate = value if isinstance(value, tuple) else (value, self.rate)
-            samples = _as_float(samples)
+        if isinstance(value, np.ndarray):
+            samples, rate = _as_float(value), self.rate
+        elif isinstance(value, tuple):
+            samples, rate = _with_rate(value)
         else:
             samples, rate = self._read(value)
         if rate != self.rate and len(samples):
@@ -93,10 +96,10 @@ class AudioEncoder(FileEncoder):
         try:
             with soundfile.SoundFile(opened) as file:
                 samples = file.read(dtype="float32", always_2d=True)
-                promised, told, rate = file.frames, file.extra_info, file.samplerate
+                promised, told, kind, rate = file.frames, file.extra_info, file.format, file.samplerate
         except (RuntimeError, OSError, ValueError) as error:
             raise HeadsetError(f"{name} cannot be read: {error}") from error
-        if len(samples) < WHOLE * promised or _is_cut(told):
+        if len(samples) < WHOLE * promised or _is_cut(told) or (kind == "OGG" and not _ends(opened)):
             raise HeadsetError(f"{name} is not whole: its end is missing.")
         return samples.mean(axis=1), rate
 
@@ -134,6 +137,27 @@ def _as_float(samples: Any) -> npt.NDArray[np.float32]:
         )
     scale = 1.0 if array.dtype.kind == "f" else float(np.iinfo(array.dtype).max) + 1
     return (array / scale).astype(np.float32)
+
+
+def _with_rate(value: tuple[Any, ...]) -> tuple[npt.NDArray[np.float32], int]:
+    """An array and its sampling rate.
+
+    Raises:
+        HeadsetError: They are not.
+    """
+    if len(value) != 2 or not isinstance(value[1], int | np.integer) or value[1] < 1:
+        raise HeadsetError(f"expected a tuple of an array and its sampling rate, got {repr(value)[:60]}.")
+    return _as_float(value[0]), int(value[1])
+
+
+def _ends(opened: str | io.BytesIO) -> bool:
+    """Whether the last page of an Ogg file says that it is the last (RFC 3533)."""
+    with open(opened, "rb") if isinstance(opened, str) else io.BytesIO(opened.getvalue()) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - OGG_PAGE))
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    return bool(tail[page + 5 : page + 6] and tail[page + 5] & 4)
 
 
 def _is_cut(told: str) -> bool:

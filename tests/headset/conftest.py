@@ -3,12 +3,16 @@
 import json
 
 import datasets
+import numpy as np
+import PIL.Image
 import pytest
-from transformers import AutoTokenizer
+import soundfile
+from transformers import AutoTokenizer, ViTImageProcessorPil, Wav2Vec2FeatureExtractor
 
 from backbones.errors import HeadsetError
 from heads.base import Head
 from heads.targets import ClassTarget, PairTarget
+from heads.testing import tiny_backbone
 from headset.data import TextData
 
 
@@ -85,3 +89,42 @@ def fault():
         return str(caught.value)
 
     return fault
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    """The folders of a ViT for 16 x 16 pixels and of a Wav2Vec2, 2 layers each, by what they read."""
+    folder = tmp_path_factory.mktemp("models")
+    processors = {"image": ViTImageProcessorPil(size={"height": 16, "width": 16})}
+    processors["audio"] = Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    for reads, processor in processors.items():
+        tiny_backbone(reads).model.save_pretrained(folder / reads)
+        processor.save_pretrained(folder / reads)
+    return {reads: folder / reads for reads in processors}
+
+
+@pytest.fixture
+def picture():
+    """Writes a picture of noise around a colour."""
+
+    def picture(path, seed=0, colour=(128, 128, 128), size=(20, 24)):
+        noise = np.random.default_rng(seed).integers(-60, 60, (*size, 3))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
+        return path
+
+    return picture
+
+
+@pytest.fixture
+def sound():
+    """Writes a tone with noise."""
+
+    def sound(path, seed=0, pitch=440, seconds=0.1, rate=16000, channels=1):
+        noise = np.random.default_rng(seed).normal(0, 0.01, (int(seconds * rate), channels))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tone = np.sin(2 * np.pi * pitch * np.arange(len(noise)) / rate)[:, None] * 0.3
+        soundfile.write(path, (tone + noise).astype(np.float32), rate)
+        return path
+
+    return sound
