@@ -182,7 +182,7 @@ def _saved_modules(scorer: NativeModel) -> tuple[list[str], list[str]]:
 
 def _weights(scorer: NativeModel, backbone: Backbone) -> dict[str, Tensor]:
     """The weights of the task model with its adapters."""
-    weights = dict(scorer.task.state_dict())
+    weights = scorer.task.state_dict() | {tie.task_key: tie.weight.detach() for tie in scorer.ties}
     for key, value in backbone.model.state_dict().items():
         weights |= dict.fromkeys(_task_keys(scorer, key), value)
     return weights
