@@ -94,11 +94,12 @@ class QuestionAnswering(Head):
 
     def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
         """The scorer's own call."""
-        return self.scorer.request(batch)
+        return self.scorer.request(_with_positions(batch))
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores of starts and ends ``(F, T, 2)``, for F windows; ``info`` says which tokens are of which context."""
-        output = head_output(self.scorer(features, batch), batch)
+        given = _with_positions(batch)
+        output = head_output(self.scorer(features, given), given)
         known = {"mask": attention_mask(batch, output.logits), "meta": batch.get("meta", {})}
         return HeadOutput(output.logits, output.info | known)
 
@@ -106,12 +107,14 @@ class QuestionAnswering(Head):
         """The mean of the cross entropies of starts and ends, as transformers has it.
 
         Args:
-            output: Scores ``(F, T, 2)``.
-            labels: Positions ``(F, 2)``; those outside of the window are passed over.
+            output: Scores ``(F, T, 2)``; or ``(F, C)``, of an architecture that chooses among answers of its own.
+            labels: Positions ``(F, 2)``, of which those outside of the window are passed over; or choices ``(F,)``.
         """
         known = stock_loss(output, labels)
         if known is not None:
             return known
+        if labels.dim() == 1:
+            return F.cross_entropy(output.logits, labels)
         outside = output.logits.shape[1]
         losses = [
             F.cross_entropy(scores, positions.clamp(0, outside), ignore_index=outside)
@@ -146,3 +149,9 @@ class QuestionAnswering(Head):
             for context, spans in zip(meta["contexts"], meta["answers"].tolist(), strict=True)
         ]
         return [row["answer"] for row in self.predict(output)], right
+
+
+def _with_positions(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The batch, without labels that are characters of the context: a task model takes positions of tokens."""
+    labels = batch.get("labels")
+    return {**batch, "labels": None} if isinstance(labels, Tensor) and labels.dim() == 3 else batch

@@ -131,6 +131,10 @@ class TextEncoder(Encoder):
                 f"Words matter here, and {type(self.tokenizer).__name__} cannot tell which token belongs to which "
                 "word. Use a model whose tokenizer has a tokenizer.json."
             )
+        if self.word_ids and not words and self.tokenizer.backend_tokenizer.pre_tokenizer is None:
+            raise HeadsetError(
+                f"Words matter here, and {type(self.tokenizer).__name__} takes a text for one word. Give lists."
+            )
         texts = [list(column) for column in columns]
         settings |= {"is_split_into_words": words, "padding": False, "verbose": False}
         encoded: BatchEncoding = self.tokenizer(*texts, **settings)

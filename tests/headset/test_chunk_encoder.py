@@ -56,6 +56,15 @@ def test_words_need_a_tokenizer_that_knows_them():
         make_encoder("text", ByT5Tokenizer(), word_ids=True, in_parts=True).encode([TEXTS])
 
 
+def test_words_need_a_tokenizer_that_splits_them(tokenizer):
+    tokenizer.backend_tokenizer.pre_tokenizer = None
+    encoder = make_encoder("text", tokenizer, word_ids=True, in_parts=True)
+    with pytest.raises(HeadsetError, match="takes a text for one word"):
+        encoder.encode([TEXTS])
+    [[part], *_] = encoder.encode([[text.split() for text in TEXTS]])["parts"]
+    assert part["word_ids"][:3] == [None, 0, 1]
+
+
 def test_texts_are_learnt_and_measured_in_parts_and_predicted_cut(tmp_path, tokenizer, capsys):
     file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(f'{{"text": "{text}"}}' for text in TEXTS))

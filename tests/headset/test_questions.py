@@ -43,9 +43,13 @@ def test_it_learns_measures_predicts_and_goes_out(tmp_path, tiny_bert):
     module = LitHeadset(str(tiny_bert), {"qa": QuestionAnswering(no_answer=True)}, learning_rate=1e-2)
     run = trainer(tmp_path, max_epochs=15)
     run.fit(module, TextData(train=path, validation=path, batch_size=4, **windows, **COLUMNS))
-    metrics = run.validate(module, TextData(validation=path, batch_size=3, **windows, **COLUMNS), verbose=False)[0]
+    data = TextData(validation=path, batch_size=3, **windows, **COLUMNS)
+    metrics = run.validate(module, data, verbose=False)[0]
     assert metrics["val/qa/exact_match"] == metrics["val/qa/f1"] == 100.0
     assert {"val/loss", "val/qa/loss"} <= metrics.keys()
+    with torch.inference_mode():
+        for batch in data.val_dataloader():  # labels that are not prepared are no positions
+            assert module.headset(batch)["qa"].logits.shape == (*batch["input_ids"].shape, 2)
 
     # A row of several windows is one record.
     again = LitHeadset.load_from_checkpoint(run.checkpoint_callback.best_model_path)
