@@ -1,9 +1,10 @@
 """One task on one architecture, against the stock model of transformers."""
 
-import contextlib
+import json
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -15,7 +16,9 @@ from transformers import PreTrainedModel
 from backbones import Backbone
 from heads import Head, HeadContext, HeadOutput
 from heads.native import NativeModel, logits_of
-from heads.registry import list_heads, load_head_class
+from heads.registry import list_heads, load_head_class, make_head
+from headset import Headset
+from headset.checkpoint import build_headset, describe
 from tests.sweep.architectures import Pair, tiny_config
 from tests.sweep.batches import a_batch, as_stock, labels_for
 
@@ -39,9 +42,9 @@ def check(pair: Pair) -> str:
         return f"fails: {type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
 
 
-def compare(pair: Pair, backbone: Backbone) -> str:
+def compare(pair: Pair, backbone: Backbone, labels: tuple[str, ...] | None = ("x", "y", "z")) -> str:
     """The way out, logits, loss and gradients, the way in, and the way through a checkpoint."""
-    names = None if pair.auto_class in WITHOUT_LABELS else ("x", "y", "z")
+    names = None if pair.auto_class in WITHOUT_LABELS else labels
     head = head_for(pair.auto_class)
     head.attach(HeadContext(backbone, names))
     native = head.scorer
@@ -49,15 +52,23 @@ def compare(pair: Pair, backbone: Backbone) -> str:
     stock = out(native, backbone)
     exact = answers_are_equal(pair, head, backbone, stock)
 
-    again = Backbone.from_task_model(stock)
-    head = head_for(pair.auto_class)
-    head.attach(HeadContext(again, names))
-    head.scorer.take(stock)
-    before, after = stock.state_dict(), head.scorer.whole(again).state_dict()
+    Backbone.from_options(backbone.options()).load_state_dict(backbone.state_dict())
+
+    again = Headset.from_transformers(stock, "again")
+    before, after = stock.state_dict(), again.head("again").scorer.whole(again.backbone).state_dict()
     assert before.keys() == after.keys(), "in and out again it has other keys"
     assert all(torch.equal(after[key], before[key]) for key in before), "in and out again it has other weights"
-    for each in (backbone, again):
-        Backbone.from_options(each.options()).load_state_dict(each.state_dict())
+    description = json.loads(json.dumps(describe(again)))
+    heads = {name: make_head(spec, trusted=False) for name, spec in description["heads"].items()}
+    built = build_headset(description, heads, None).eval()
+    built.load_state_dict(again.state_dict())
+    batch = a_batch(pair.auto_class, stock.eval())
+    with torch.no_grad():
+        theirs = logits_of(reproducible(stock, **batch))
+        for headset in (again, built):
+            ours = reproducible(headset, batch)["again"].logits
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+            exact &= torch.equal(ours, theirs)
     return "exact" if exact else "equal"
 
 
@@ -90,11 +101,8 @@ def answers_are_equal(pair: Pair, head: Head, backbone: Backbone, stock: PreTrai
     for training in (False, True):
         for model in (stock, backbone, head):
             model.train(training)
-        with reproducible():
-            theirs = stock(**batch, **as_stock(labels, stock))
-        with reproducible():
-            call = head.request({**batch, "labels": labels})
-            ours = head(None if call is None else backbone.run(call), {**batch, "labels": labels})
+        theirs = reproducible(stock, **batch, **as_stock(labels, stock))
+        ours = reproducible(answer, head, backbone, {**batch, "labels": labels})
         compared.append(("logits", ours.logits, logits_of(theirs)))
         if theirs.get("loss") is not None:
             losses = head.loss(ours, labels), theirs["loss"]
@@ -104,8 +112,7 @@ def answers_are_equal(pair: Pair, head: Head, backbone: Backbone, stock: PreTrai
         else:
             losses = ours.logits.square().mean(), logits_of(theirs).square().mean()
     for loss in losses:
-        with reproducible():
-            loss.backward()
+        reproducible(loss.backward)
     mine = gradients(head.scorer, backbone)
     for key, parameter in stock.named_parameters():
         if parameter.grad is not None:
@@ -116,6 +123,13 @@ def answers_are_equal(pair: Pair, head: Head, backbone: Backbone, stock: PreTrai
     for what, left, right in compared:
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5, msg=lambda text, what=what: f"{what}: {text}")
     return all(torch.equal(left, right) for _, left, right in compared)
+
+
+def answer(head: Head, backbone: Backbone, batch: Mapping[str, Any]) -> HeadOutput:
+    """What a headset does: a request, a pass of the backbone, the answer."""
+    call = head.request(batch)
+    output: HeadOutput = head(None if call is None else backbone.run(call), batch)
+    return output
 
 
 def gradients(native: NativeModel, backbone: Backbone) -> dict[str, Tensor | None]:
@@ -134,11 +148,10 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
-@contextlib.contextmanager
-def reproducible() -> Iterator[None]:
-    """The same random numbers for all who draw them, also where an architecture draws a seed of its own."""
+def reproducible(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A call with the same random numbers each time, also where an architecture draws a seed of its own."""
     torch.manual_seed(7)
     np.random.seed(7)
     random.seed(7)
     with mock.patch.object(torch, "seed", lambda: 7):
-        yield
+        return call(*args, **kwargs)
