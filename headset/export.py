@@ -81,16 +81,18 @@ def export_headset(
         )
     places = {name: os.path.join(output_dir, name) for name in names}
     device = next(headset.parameters()).device
-    with evaluating(headset.cpu()), contextlib.ExitStack() as stack:
-        source = headset if format == "peft" else stock_copy(headset)
-        for name, kind in formats.items():
-            draft = stack.enter_context(new_folder(places[name], overwrite))
-            logger.info("head %s: writing it for %s", name, kind)
-            loader = FORMATS[kind].write(source, name, draft)
-            logger.info("head %s: loading it with %s, in a process of its own", name, loader.name)
-            verify(headset, name, draft, loader)
-            write_card(headset, name, draft, loader)
-    headset.to(device)
+    try:
+        with evaluating(headset.cpu()), contextlib.ExitStack() as stack:
+            source = headset if format == "peft" else stock_copy(headset)
+            for name, kind in formats.items():
+                draft = stack.enter_context(new_folder(places[name], overwrite))
+                logger.info("head %s: writing it for %s", name, kind)
+                loader = FORMATS[kind].write(source, name, draft)
+                logger.info("head %s: loading it with %s, in a process of its own", name, loader.name)
+                verify(headset, name, draft, loader)
+                write_card(headset, name, draft, loader)
+    finally:
+        headset.to(device)
     return places
 
 

@@ -176,12 +176,11 @@ def _is_there(module: str) -> bool:
 
 def _name_axes(graph: Any, names: tuple[str, ...]) -> None:
     """Give the symbols of axes the names that exports of transformers models have for them."""
-    symbols = {
-        str(size): name
-        for value in graph.inputs
-        for size, name in zip(value.shape, names, strict=False)
-        if not isinstance(size, int)
-    }
+    symbols: dict[str, str] = {}
+    for value in graph.inputs:
+        for size, name in zip(value.shape, names, strict=False):
+            if not isinstance(size, int):
+                symbols.setdefault(str(size), name)
     for value in [*graph.inputs, *graph.outputs, *(output for node in graph for output in node.outputs)]:
         for axis, size in enumerate(value.shape or ()):
             if not isinstance(size, int):

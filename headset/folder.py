@@ -60,7 +60,8 @@ def new_folder(folder: str, overwrite: bool) -> Iterator[Path]:
         old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
         if place.exists():
             os.replace(place, old / place.name)
-        draft.chmod(0o755)
+        for file in [draft, *draft.rglob("*")]:  # temporary folders, and safetensors, are for their owner alone
+            file.chmod(0o755 if file.is_dir() else 0o644)
         os.replace(draft, place)
         shutil.rmtree(old)
     except BaseException:

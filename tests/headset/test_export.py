@@ -113,6 +113,7 @@ def test_every_head_has_its_own_folder_with_card_and_safetensors(tiny_bert, tmp_
         files = {path.name for path in (tmp_path / "out" / name).iterdir()}
         assert {"model.safetensors", "README.md", "tokenizer.json"} <= files
         assert not any(path.suffix in (".bin", ".pt", ".pkl") for path in (tmp_path / "out" / name).rglob("*"))
+        assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "out" / name).rglob("*"))
     assert headset.export(str(tmp_path / "one"), head="tags").keys() == {"tags"}
 
 
