@@ -133,7 +133,8 @@ def test_several_labels_and_numbers(place, reads):
     assert model.config.id2label == {0: "first", 1: "loud"}
     path = f"data/{names[0]}"
     given = path if reads == "image" else soundfile.read(path, dtype="float32")[0]
-    [tags], [size] = trained.predict([path]).values()
+    answers = trained.predict([path])
+    [tags], [size] = answers["tags"], answers["size"]
     stock = pipeline(f"{reads}-classification", folders["tags"])
     assert tags["scores"] == pytest.approx(by_label(stock(given)), abs=1e-5)
     [number] = pipeline(f"{reads}-classification", folders["size"])(given)
