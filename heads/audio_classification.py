@@ -1,6 +1,12 @@
 """One answer a sound: a class, several classes, or numbers."""
 
-from heads.base import HeadContext
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.utils.generic import ModelOutput
+
+from backbones.calls import model_inputs
+from heads.base import HeadContext, HeadOutput
 from heads.classification import SINGLE, Classification
 
 __all__ = ["AudioClassification"]
@@ -49,3 +55,7 @@ class AudioClassification(Classification):
     def build(self, context: HeadContext) -> None:
         """Make the scorer."""
         self.scorer = self.native_model(context)
+
+    def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
+        """Scores ``(B, C)``; with transformers' own loss for one class, the only one that most architectures have."""
+        return super().forward(features, batch if self.problem_type == SINGLE else model_inputs(batch))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, FeatureExtractionMixin, PreTrainedTokenizerBase
 
+from backbones.calls import model_inputs
 from backbones.errors import HeadsetError
 from heads.targets import Target
 from headset.audio_encoder import AudioEncoder
@@ -104,12 +105,13 @@ def make_batch(encoder: Encoder, inputs: Sequence[Any], device: torch.device | s
     return {key: _moved(value, device) for key, value in batch.items()}
 
 
-def in_dtype(batch: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """A batch with its pixels or sounds in the type of the backbone's weights."""
-    return {
-        key: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-        for key, value in batch.items()
+def in_dtype(batches: Mapping[str, Mapping[str, Any]], dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """Batches with pixels and sounds in the type of the backbone's weights; what they share they go on sharing."""
+    inputs = {id(value): value for batch in batches.values() for value in model_inputs(batch).values()}
+    cast = {
+        key: value.to(dtype) for key, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()
     }
+    return {name: {key: cast.get(id(value), value) for key, value in batch.items()} for name, batch in batches.items()}
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:

@@ -125,8 +125,7 @@ class Headset(nn.Module):
         """
         chosen = {name: self.head(name) for name in batches}
         dtype = next(weight.dtype for weight in self.backbone.parameters() if weight.is_floating_point())
-        cast = {id(batch): in_dtype(batch, dtype) for batch in batches.values()}  # heads go on sharing what they share
-        batches = {name: cast[id(batch)] for name, batch in batches.items()}
+        batches = in_dtype(batches, dtype)
         requests = {name: head.request(batches[name]) for name, head in chosen.items()}
         features: dict[str, Any] = dict.fromkeys(chosen)
         for call, names in merge_calls({name: call for name, call in requests.items() if call is not None}):
