@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from backbones.errors import HeadsetError, invalid_choice
 
-__all__ = ["adapted_layer", "check_lora", "inject_lora", "plain_key"]
+__all__ = ["adapted_layer", "check_lora", "inject_lora", "stock_name"]
 
 BASE = "base_layer"  # where peft keeps the layer that it wraps
 PREFIX = "lora_"  # of all that peft puts beside it
@@ -85,13 +85,13 @@ def inject_lora(model: PreTrainedModel, settings: Mapping[str, Any]) -> Any:
     return tuner
 
 
-def plain_key(name: str) -> str | None:
-    """The name that a weight has without adapters; None for the weight of an adapter.
+def stock_name(name: str) -> str:
+    """The name that a module, or a weight that is of no adapter, has without adapters.
 
-    >>> plain_key("layer.0.query.base_layer.weight")
+    >>> stock_name("layer.0.query.base_layer.weight")
     'layer.0.query.weight'
     """
-    return None if adapted_layer(name) is not None else name.replace(f".{BASE}.", ".")
+    return ".".join(part for part in name.split(".") if part != BASE)
 
 
 def adapted_layer(name: str) -> str | None:
@@ -102,7 +102,7 @@ def adapted_layer(name: str) -> str | None:
     """
     parts = name.split(".")
     found = [index for index, part in enumerate(parts) if part.startswith(PREFIX)]
-    return ".".join(part for part in parts[: found[0]] if part != BASE) if found else None
+    return stock_name(".".join(parts[: found[0]])) if found else None
 
 
 def _config(settings: Mapping[str, Any]) -> Any:

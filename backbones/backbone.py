@@ -120,11 +120,6 @@ class Backbone(nn.Module):
             HeadsetError: There is no such model, or its checkpoint lacks weights of the base model.
         """
         options.check()
-        if options.lora is not None and options.freeze == "all" and options.config is None:
-            raise HeadsetError(
-                "freeze: all leaves nothing of LoRA to train. With backbone.lora the backbone's own weights are frozen "
-                "anyway: leave freeze out."
-            )
         kwargs: dict[str, Any] = {"dtype": options.dtype}
         if options.attn_implementation is not None:
             kwargs["attn_implementation"] = options.attn_implementation
@@ -142,7 +137,13 @@ class Backbone(nn.Module):
             quantize(backbone.model, options.quantization)
         if options.lora is not None:
             backbone.add_lora(options.lora)
-        return backbone.freeze(options.freeze)
+        backbone.freeze(options.freeze)
+        if options.lora is not None and options.config is None and not backbone.training:
+            raise HeadsetError(
+                f"freeze: {options.freeze} leaves nothing of LoRA to train. With backbone.lora the backbone's own "
+                "weights are frozen anyway: leave freeze out."
+            )
+        return backbone
 
     def add_lora(self, settings: Mapping[str, Any]) -> "Backbone":
         """Put LoRA into the model, in place, and freeze its own weights. Heads are not touched, before or after.

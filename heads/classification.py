@@ -15,7 +15,8 @@ from backbones.backbone import Backbone
 from backbones.calls import BackboneCall
 from backbones.errors import invalid_choice
 from heads.base import Head, HeadContext, HeadOutput, class_metrics, class_predictions
-from heads.native import NativeModel, head_output, stock_loss
+from heads.native import NativeModel
+from heads.outputs import head_output, stock_loss
 from heads.scorers import Scorer
 from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, Target
 from heads.task_models import label_settings

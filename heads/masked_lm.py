@@ -15,7 +15,8 @@ from backbones.calls import BackboneCall
 from backbones.errors import HeadsetError
 from heads.base import Head, HeadContext, HeadOutput, attention_mask
 from heads.masking import fixed_draws, mask_tokens, word_starts
-from heads.native import NativeModel, head_output, stock_loss
+from heads.native import NativeModel
+from heads.outputs import head_output, stock_loss
 from heads.targets import IGNORE
 from heads.token_metrics import Perplexity, TokenAccuracy
 

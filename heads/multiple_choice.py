@@ -14,7 +14,8 @@ from backbones.backbone import Backbone
 from backbones.calls import BackboneCall
 from heads.base import Head, HeadContext, HeadOutput
 from heads.choice_target import ChoiceTarget
-from heads.native import NativeModel, head_output, stock_loss
+from heads.native import NativeModel
+from heads.outputs import head_output, stock_loss
 
 __all__ = ["MultipleChoice"]
 

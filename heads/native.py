@@ -16,42 +16,16 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from backbones.adapters import adapted_layer, plain_key
+from backbones.adapters import adapted_layer, stock_name
 from backbones.backbone import Backbone
 from backbones.calls import BackboneCall, model_inputs
 from backbones.errors import HeadsetError
 from backbones.parts import on_meta, shared_parts
 from backbones.stock import stock_layers
-from heads.base import HeadOutput
 from heads.slots import BackboneNeededError, Slot, Tie
 from heads.task_models import initialise, task_class
 
-__all__ = ["NativeModel", "head_output", "logits_of", "stock_loss"]
-
-
-def logits_of(output: ModelOutput) -> Tensor:
-    """The scores in a task model's output, whatever transformers calls them.
-
-    Returns:
-        Scores ``(B, C)`` or ``(B, T, C)``; of question answering those of starts and ends, ``(B, T, 2)``.
-    """
-    if "start_logits" in output:
-        return torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
-    first = next(name for name in output if name != "loss")
-    scores: Tensor = output["logits" if "logits" in output else first]
-    return scores
-
-
-def head_output(output: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
-    """A task model's output as that of a head, which keeps the loss if the batch has the head's labels."""
-    loss = output.get("loss")
-    return HeadOutput(logits_of(output), {} if loss is None else {"loss": loss, "labels": batch["labels"]})
-
-
-def stock_loss(output: HeadOutput, labels: Any) -> Tensor | None:
-    """The loss that transformers computed along with the scores, if it had these labels and the task model has one."""
-    loss: Tensor | None = output.info.get("loss") if output.info.get("labels") is labels else None
-    return loss
+__all__ = ["NativeModel"]
 
 
 class NativeModel(nn.Module):
@@ -172,7 +146,7 @@ class NativeModel(nn.Module):
         return {
             name
             for name, _ in backbone.model.named_parameters()
-            if plain_key(name) not in used and adapted_layer(name) not in layers
+            if stock_name(name) not in used and adapted_layer(name) not in layers
         }
 
     def whole(self, backbone: Backbone) -> PreTrainedModel:

@@ -14,7 +14,8 @@ from backbones.calls import BackboneCall
 from backbones.errors import HeadsetError
 from heads.answers import NOWHERE, AnswerTarget, best_answers, token_positions
 from heads.base import Head, HeadContext, HeadOutput, attention_mask
-from heads.native import NativeModel, head_output, stock_loss
+from heads.native import NativeModel
+from heads.outputs import head_output, stock_loss
 from heads.squad import SquadScores
 from heads.targets import Target
 from heads.task_models import label_settings

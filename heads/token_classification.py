@@ -15,7 +15,8 @@ from backbones.errors import HeadsetError, invalid_choice
 from backbones.layers import check_layer_choice
 from heads.base import Head, HeadContext, HeadOutput, attention_mask
 from heads.entities import entities, entity_metrics, is_bio
-from heads.native import NativeModel, head_output, stock_loss
+from heads.native import NativeModel
+from heads.outputs import head_output, stock_loss
 from heads.scorers import Scorer
 from heads.targets import IGNORE, TagTarget, Target
 from heads.task_models import label_settings

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from backbones.adapters import adapted_layer, stock_name
 from backbones.backbone import Backbone
 from backbones.errors import HeadsetError
 from backbones.loading import load_config, resolve_path
@@ -21,11 +22,11 @@ from headset.verify import Loader
 
 __all__ = ["check", "write"]
 
-# Tasks that peft has classes for; others it loads by the name of the model's class.
+# Tasks that peft has classes for, and the modules that these save beside those named. Others go by the model's class.
 TASK_TYPES = {
-    "AutoModelForSequenceClassification": "SEQ_CLS",
-    "AutoModelForTokenClassification": "TOKEN_CLS",
-    "AutoModelForQuestionAnswering": "QUESTION_ANS",
+    "AutoModelForSequenceClassification": ("SEQ_CLS", ("classifier", "score")),
+    "AutoModelForTokenClassification": ("TOKEN_CLS", ("classifier", "score")),
+    "AutoModelForQuestionAnswering": ("QUESTION_ANS", ("qa_outputs",)),
 }
 # How LoRA began or where it went, which the weights and the names of the layers say.
 BEGINNINGS = ("exclude_modules", "init_lora_weights", "layers_pattern", "layers_to_transform")
@@ -54,7 +55,10 @@ def check(headset: Headset, name: str) -> None:
             "This LoRA began with a change of the backbone's own weights, so that it does not fit the model at "
             f"{backbone.path}. Merged into them it goes out with --format transformers."
         )
-    bare = _saved_modules(_scorer(head))[1]
+    adapters = {key for key, _ in backbone.model.named_parameters() if adapted_layer(key) is not None}
+    if adapters <= head.unused(backbone):
+        raise HeadsetError(f"LoRA is on parts of the backbone only that the head '{name}' does not use.")
+    bare = _saved_modules(head, backbone)[1]
     if bare:
         raise HeadsetError(
             f"The head '{name}' ({type(head).__name__}) has weights outside of modules of its own: {', '.join(bare)}. "
@@ -81,11 +85,11 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     scorer = _scorer(head)
     assert head.auto_class is not None and headset.processor is not None
     task = on_meta(type(scorer.task), scorer.config, backbone.spec.dtype)
-    modules = _saved_modules(scorer)[0]
+    modules = _saved_modules(head, backbone)[0]
     config = LoraConfig(
         **_settings(scorer, backbone, {path for path, _ in task.named_modules()}),
         modules_to_save=modules,
-        task_type=TASK_TYPES.get(head.auto_class),
+        task_type=TASK_TYPES.get(head.auto_class, (None, ()))[0],
         base_model_name_or_path=_place(backbone.path),
         revision=backbone.revision,
     )
@@ -131,19 +135,25 @@ def _settings(scorer: NativeModel, backbone: Backbone, paths: set[str]) -> dict[
     """
     from peft.tuners.lora import LoraLayer, ParamWrapper
 
-    settings = {field: value for field, value in (backbone.lora or {}).items() if field not in BEGINNINGS}
-    layers: dict[str, Any] = {}
+    modules: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for path, layer in backbone.model.named_modules():
-        if isinstance(layer, LoraLayer) and not isinstance(layer, ParamWrapper):
-            layers |= dict.fromkeys(paths.intersection(_task_keys(scorer, path)), layer)
-    ranks = {path: layer.r["default"] for path, layer in layers.items()}
-    alphas = {path: layer.lora_alpha["default"] for path, layer in layers.items()}
-    usual = {"r": next(iter(ranks.values()), 8), "lora_alpha": next(iter(alphas.values()), 8)}
+        if isinstance(layer, LoraLayer):
+            found = paths.intersection(_task_keys(scorer, stock_name(path)))
+            if isinstance(layer, ParamWrapper):
+                parameters |= {f"{path}.{layer.parameter_name}": layer for path in found}
+            else:
+                modules |= dict.fromkeys(found, layer)
+    layers = modules | parameters
+    settings = {field: value for field, value in (backbone.lora or {}).items() if field not in BEGINNINGS}
+    rank, alpha = settings.get("r", 8), settings.get("lora_alpha", 8)
     return settings | {
-        **usual,
-        "target_modules": sorted(layers),
-        "rank_pattern": {path: rank for path, rank in ranks.items() if rank != usual["r"]},
-        "alpha_pattern": {path: alpha for path, alpha in alphas.items() if alpha != usual["lora_alpha"]},
+        "target_modules": sorted(modules),
+        "target_parameters": sorted(parameters) or None,
+        "rank_pattern": {path: layer.r["default"] for path, layer in layers.items() if layer.r["default"] != rank},
+        "alpha_pattern": {
+            path: layer.lora_alpha["default"] for path, layer in layers.items() if layer.lora_alpha["default"] != alpha
+        },
     }
 
 
@@ -162,14 +172,25 @@ def _task_keys(scorer: NativeModel, key: str) -> list[str]:
     ]
 
 
-def _saved_modules(scorer: NativeModel) -> tuple[list[str], list[str]]:
-    """The largest modules of the task model without a part of the backbone, and the weights outside of them."""
+def _saved_modules(head: Head, backbone: Backbone) -> tuple[list[str], list[str]]:
+    """The largest modules that only the head has and that peft can name, and the weights of the head outside of them.
+
+    peft saves every module whose path ends with a name, so no path in the backbone may, nor two in each other.
+    """
+    scorer = _scorer(head)
+    others = {path for name, _ in backbone.model.named_modules() for path in _task_keys(scorer, stock_name(name))}
+    added = TASK_TYPES.get(str(head.auto_class), (None, ()))[1]
+
+    def is_whole(module: nn.Module, path: str) -> bool:
+        if isinstance(module, CONTAINERS) or any(isinstance(part, Slot) for part in module.modules()):
+            return False
+        inside = [name for name, _ in module.named_modules() if name]
+        return not any(other.endswith(path) for other in others) and not any(name.endswith(added) for name in inside)
 
     def visit(module: nn.Module, path: str) -> list[str]:
         found: list[str] = []
         for name, child in module.named_children():
-            whole = not isinstance(child, CONTAINERS) and not any(isinstance(part, Slot) for part in child.modules())
-            if not whole:
+            if not is_whole(child, f"{path}{name}"):
                 found += visit(child, f"{path}{name}.")
             elif child.state_dict():
                 found.append(f"{path}{name}")
@@ -212,6 +233,6 @@ def _arguments(head: Head, backbone: Backbone) -> dict[str, Any]:
     if config.problem_type is not None:
         arguments["problem_type"] = config.problem_type
     if backbone.quantization is not None:
-        kept = [*(backbone.quantization.get("llm_int8_skip_modules") or []), *_saved_modules(_scorer(head))[0]]
+        kept = [*(backbone.quantization.get("llm_int8_skip_modules") or []), *_saved_modules(head, backbone)[0]]
         arguments["quantization_config"] = {**backbone.quantization, "llm_int8_skip_modules": kept}
     return arguments

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from backbones import Backbone
 from heads import Head, HeadContext, HeadOutput
-from heads.native import NativeModel, logits_of
+from heads.native import NativeModel
+from heads.outputs import logits_of
 from heads.registry import list_heads, load_head_class, make_head
 from headset import Headset
 from headset.checkpoint import build_headset, describe
