@@ -62,6 +62,8 @@ def initialise(task: PreTrainedModel, backbone: Backbone) -> None:
     """Give the head's weights memory, and start them as transformers does; the backbone's stay as they are."""
     fresh: dict[Tensor, Tensor] = {}
     device = next(backbone.parameters()).device
+    if device.type == "meta":  # transformers is loading the model, and the weights come from a file
+        return
     for module in task.modules():
         stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for store in stores:

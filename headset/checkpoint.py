@@ -22,6 +22,7 @@ __all__ = [
     "check_same",
     "describe",
     "fitting_weights",
+    "is_description",
     "load_checkpoint",
     "make_heads",
     "read_checkpoint",
@@ -40,6 +41,20 @@ def describe(headset: Headset) -> dict[str, Any]:
         "states": dict(headset.states),
         "run": headset.run,
     }
+
+
+def is_description(value: Any) -> bool:
+    """Whether a value from a file has the form of what `describe` gives, so that nothing is loaded from elsewhere."""
+    try:
+        options, heads, labels = BackboneOptions(**value["backbone"]), value["heads"].values(), value["labels"].values()
+        return (
+            isinstance(options.config, dict)
+            and all(isinstance(spec["class_path"], str) and isinstance(spec["init_args"], dict) for spec in heads)
+            and all(names is None or all(isinstance(name, str) for name in names) for names in labels)
+            and isinstance(value["states"], dict)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def make_heads(description: Mapping[str, Any], trust_heads: bool) -> dict[str, Head]:
@@ -80,10 +95,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint of weights and plain values; it is damaged, of another kind, or "
             "unsafe. Is it whole, and made by headset?"
         ) from error
-    if (
-        not isinstance(content, dict)
-        or not {"backbone", "heads", "labels"} <= (content.get("hyper_parameters") or {}).keys()
-    ):
+    if not isinstance(content, dict) or not is_description(content.get("hyper_parameters")):
         raise HeadsetError(f"{path} is not a checkpoint of a headset.")
     return content
 

@@ -12,25 +12,33 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 
 from backbones.errors import HeadsetError
 from heads.base import Head
+from heads.native import NativeModel
 
 __all__ = ["Code", "needed_packages"]
 
 TEMPLATE = "headset.custom_models"
 STAND_IN = "headset.left_out"
-# Only training needs these: what is imported from them comes from the stand-in.
+# What a trained model does without; its imports come from the stand-in.
 LEFT_OUT = (
-    "backbones.adapters",
     "backbones.freezing",
     "backbones.options",
-    "backbones.quantization",
-    "backbones.stock",
+    "bitsandbytes",
     "datasets",
     "headset",
     "heads.registry",
     "heads.testing",
     "lightning",
+    "peft",
     "pytorch_lightning",
     "torchmetrics",
+)
+FOR_NATIVE = (
+    "backbones.adapters",
+    "backbones.quantization",
+    "backbones.stock",
+    "heads.native",
+    "heads.slots",
+    "heads.task_models",
 )
 BY_NAME = ("backbones", "heads")  # these import nothing until a name is asked for
 ALWAYS_THERE = {"safetensors", "torch", "transformers", *sys.stdlib_module_names}
@@ -40,7 +48,7 @@ class Code:
     """The files of an export, found by following imports from the template.
 
     Args:
-        head: The class of the head, which takes its place in the template.
+        head: The head, whose class takes its place in the template.
         main: The name of the template's file.
         names: What else is replaced in the template.
 
@@ -48,14 +56,16 @@ class Code:
         HeadsetError: An import cannot be made relative.
     """
 
-    def __init__(self, head: type[Head], main: str, names: dict[str, str]) -> None:
-        heads = [kind for kind in head.__mro__ if issubclass(kind, Head)]
-        self.own = {"backbones", *(kind.__module__.partition(".")[0] for kind in heads)}
+    def __init__(self, head: Head, main: str, names: dict[str, str]) -> None:
+        kind = type(head)
+        self.own = {"backbones", *(it.__module__.partition(".")[0] for it in kind.__mro__ if issubclass(it, Head))}
+        native = any(isinstance(module, NativeModel) for module in head.modules())
+        self.left_out = LEFT_OUT if native else LEFT_OUT + FOR_NATIVE
         self.main = main
         self.stems = {TEMPLATE: main}  # of the files, by module
         self.texts: dict[str, str] = {}  # of the files, by stem
         self.names = names | {
-            "from heads.base import Head as TheHead": f"from {head.__module__} import {head.__name__} as TheHead"
+            "from heads.base import Head as TheHead": f"from {kind.__module__} import {kind.__name__} as TheHead"
         }
         while len(self.texts) < len(self.stems):
             module = list(self.stems)[len(self.texts)]
@@ -116,7 +126,7 @@ class Code:
             elif stem is None:
                 start, what = "import ", module
             else:
-                if "." in bound and not _is_left_out(module):
+                if "." in bound and not self._is_left_out(module):
                     parent, _, last = module.rpartition(".")
                     raise HeadsetError(f"write 'from {parent} import {last}' instead of 'import {module}'")
                 start, what, bound = "from . import ", stem, bound.partition(".")[0]
@@ -128,7 +138,7 @@ class Code:
     def _source(self, base: str, package: str, name: str) -> tuple[str, str]:
         """The module that ``from base import name`` leads to, and the name there; no name for a module as a whole."""
         base = resolve_name(base, package) if package else base.lstrip(".")
-        if name == "*" or _is_left_out(base) or not self._is_copied(base):
+        if name == "*" or self._is_left_out(base) or not self._is_copied(base):
             return base, name
         if base in BY_NAME:
             value = getattr(sys.modules[base], name)
@@ -139,7 +149,7 @@ class Code:
 
     def _stem(self, module: str) -> str | None:
         """The file of a module, which is read now if it was not yet; None if it is not copied."""
-        if _is_left_out(module):
+        if self._is_left_out(module):
             module = STAND_IN
         elif not self._is_copied(module):
             return None
@@ -152,6 +162,9 @@ class Code:
             self.stems[module] = stem
         return self.stems[module]
 
+    def _is_left_out(self, module: str) -> bool:
+        return any(module == name or module.startswith(f"{name}.") for name in self.left_out)
+
     def _is_copied(self, module: str) -> bool:
         """Whether a module is the head's, ours, or a file that is not installed."""
         top = module.partition(".")[0]
@@ -162,10 +175,6 @@ class Code:
 def needed_packages(folder: Path) -> list[str]:
     """What transformers asks for, beside torch and itself, before it runs the code in a folder."""
     return sorted({name for file in folder.glob("*.py") for name in get_imports(file)} - ALWAYS_THERE)
-
-
-def _is_left_out(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in LEFT_OUT)
 
 
 def _find(module: str) -> ModuleSpec | None:

@@ -39,11 +39,11 @@ def check(headset: Headset, name: str) -> None:
     """Check what can be checked before anything is written.
 
     Raises:
-        HeadsetError: The head is native, or its class or arguments cannot be carried along.
+        HeadsetError: The head is a native one of ours, or its class or arguments cannot be carried along.
     """
     head = headset.head(name)
     kind = type(head)
-    if head.auto_class is not None:
+    if head.auto_class is not None and kind.__module__.startswith("heads."):
         raise HeadsetError(
             f"The head '{name}' ({kind.__name__}) scores with modules of transformers, so it needs no code of its own: "
             "export it with --format transformers."
@@ -72,7 +72,7 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     file, snake = f"modeling_{_snake(kind)}", _snake(kind).replace("_", "-")
     names = {"CustomConfig": f"{kind}Config", "CustomModel": f"{kind}Model", '"headset"': f'"headset-{snake}"'}
     try:
-        Code(type(head), file, names).write(folder)
+        Code(head, file, names).write(folder)
     except HeadsetError as error:
         raise _not_carried(name, type(head), str(error)) from error
     auto_class = AUTO_CLASSES.get(task, "AutoModel")
@@ -107,11 +107,11 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     headset.processor.save_pretrained(folder)
     packages, distributions = needed_packages(folder), packages_distributions()
     needs = sorted({distributions.get(package, [package])[0] for package in packages})
-    text = f"# pip install {' '.join(needs)}\n" if needs else ""
-    text += f"# trust_remote_code runs {file}.py and the files beside it: read them first\n"
-    text += _usage(headset, name, task).replace(f'path/to/{name}"', f'path/to/{name}", trust_remote_code=True')
+    how = f"# pip install {' '.join(needs)}\n" if needs else ""
+    how += f"# trust_remote_code runs {file}.py and the files beside it: read them first\n"
+    how += _usage(headset, name, task)
     hub = hub_task(head) if task in ("", "feature-extraction") else task
-    return Loader("transformers", auto_class, hub, text, needs=frozenset(packages))
+    return Loader("transformers", auto_class, hub, how, needs=frozenset(packages))
 
 
 def task_of(head: Head, output: HeadOutput, vocab_size: int) -> str:
@@ -137,9 +137,11 @@ def task_of(head: Head, output: HeadOutput, vocab_size: int) -> str:
 
 
 def _usage(headset: Headset, name: str, task: str) -> str:
+    """How the model is used, with consent to its code."""
+    text = usage(headset, name, task)
     if task in ("", "feature-extraction"):
-        return MODEL.format(name=name, output="pooler_output" if task else "logits")
-    return usage(headset, name, task)
+        text = MODEL.format(name=name, output="pooler_output" if task else "logits")
+    return re.sub(rf'((AutoModel|pipeline).*path/to/{name}")', r"\1, trust_remote_code=True", text)
 
 
 def _snake(name: str) -> str:

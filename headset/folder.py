@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import load_model, save_model
 
 from backbones.errors import HeadsetError
-from headset.checkpoint import build_headset, describe, make_heads
+from headset.checkpoint import build_headset, describe, is_description, make_heads
 from headset.model import Headset
 from headset.processors import load_processor
 
@@ -86,7 +86,12 @@ def load_folder(folder: str, trust_heads: bool = False) -> Headset:
     place = Path(folder)
     if not (place / DESCRIPTION).is_file():
         raise HeadsetError(f"{folder} holds no headset: it has no {DESCRIPTION}. Headset.save_pretrained writes one.")
-    description = json.loads((place / DESCRIPTION).read_text())
+    try:
+        description = json.loads((place / DESCRIPTION).read_text())
+    except ValueError:
+        description = None
+    if not is_description(description):
+        raise HeadsetError(f"{place / DESCRIPTION} is damaged, or of another version of headset.")
     heads, files = make_heads(description, trust_heads), place / PROCESSOR
     headset = build_headset(description, heads, load_processor(str(files), heads) if files.is_dir() else None)
     load_model(headset, place / WEIGHTS)
