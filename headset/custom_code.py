@@ -32,7 +32,7 @@ LEFT_OUT = (
     "pytorch_lightning",
     "torchmetrics",
 )
-FOR_NATIVE = (
+FOR_NATIVE = (  # left out as well, where a head has no modules of transformers
     "backbones.adapters",
     "backbones.quantization",
     "backbones.stock",
@@ -148,7 +148,7 @@ class Code:
         return (f"{base}.{name}", "") if is_module and _is_package(base) and _find(f"{base}.{name}") else (base, name)
 
     def _stem(self, module: str) -> str | None:
-        """The file of a module, which is read now if it was not yet; None if it is not copied."""
+        """The file that a module becomes; None for a module that does not go along."""
         if self._is_left_out(module):
             module = STAND_IN
         elif not self._is_copied(module):

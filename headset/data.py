@@ -52,7 +52,7 @@ class TextData(LightningDataModule):
             with the same seed, with its part of each class.
         test: The rows to test on.
         predict: The rows to predict; they need no labels.
-        text: The column with the texts or lists of words; two columns are pairs of texts.
+        text: The column with the texts or lists of words; two columns are pairs of texts, or questions and contexts.
         labels: The column with the labels of the only head, or for each head its column. A list of columns has zeros
             and ones for several labels a row, or several numbers.
         image: The column with the images, or their paths, for heads that read images. Relative paths start in the

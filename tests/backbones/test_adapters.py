@@ -167,8 +167,12 @@ def test_wrong_settings_are_told_before_anything_is_loaded(options, message):
 def test_what_does_not_go_on_the_model_is_a_clear_error(tiny_bert, lora, message):
     with pytest.raises(HeadsetError, match=message):
         make(tiny_bert, lora=lora)
-    with pytest.raises(HeadsetError, match="leave freeze out"):
-        make(tiny_bert, lora=lora, freeze="all")
+
+
+@pytest.mark.parametrize(("freeze", "targets"), [("all", ["query"]), (1, r".*layer\.0.*query")])
+def test_freezing_all_adapters_of_a_new_run_is_refused(tiny_bert, freeze, targets):
+    with pytest.raises(HeadsetError, match=f"freeze: {freeze} leaves nothing of LoRA to train.*leave freeze out"):
+        make(tiny_bert, freeze=freeze, lora={"target_modules": targets})
 
 
 def test_a_model_quantised_otherwise_is_refused(tiny_bert):

@@ -26,6 +26,7 @@ BASES = {
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1},
     "llama": SIZES | {"pad_token_id": 0, "num_key_value_heads": 2},
+    "mixtral": SIZES | {"pad_token_id": 0, "num_key_value_heads": 2, "num_local_experts": 4},
 }
 
 
@@ -96,6 +97,7 @@ CASES = {
     "distilbert, whose head is two modules": ("distilbert", SequenceClassification(), ALL, {}),
     "gpt2, with transposed weights": ("gpt2", TokenClassification(), {"target_modules": ["c_attn", "c_proj"]}, {}),
     "llama": ("llama", SequenceClassification(), {}, {}),
+    "mixtral, whose experts are parameters": ("mixtral", SequenceClassification(), ALL, {}),
     "bert in 4 bits": ("bert", SequenceClassification(), ALL, {"quantization": NF4}),
 }
 
