@@ -35,7 +35,7 @@ class AudioEncoder(FileEncoder):
         max_seconds: What is longer is cut; None cuts nothing, but for what the extractor itself does.
 
     Raises:
-        HeadsetError: ``max_seconds`` is shorter than any sound may be.
+        HeadsetError: The extractor is not for sounds, or ``max_seconds`` is shorter than any sound may be.
     """
 
     max_seconds: float | None = None
@@ -44,7 +44,9 @@ class AudioEncoder(FileEncoder):
     samples = tuple(_noise.normal(0, 0.1, size).astype(np.float32) for size in (16000, 9000, 12000))
 
     def __post_init__(self) -> None:
-        """Check the limit."""
+        """Check the extractor and the limit."""
+        if not hasattr(self.processor, "sampling_rate"):
+            raise HeadsetError(f"{type(self.processor).__name__} is no feature extractor for sounds.")
         if self.max_seconds is not None and not self.max_seconds >= SHORTEST:
             raise HeadsetError(f"Invalid max_seconds: {self.max_seconds}. Give a number of at least {SHORTEST}.")
 
@@ -59,16 +61,9 @@ class AudioEncoder(FileEncoder):
         """Where sounds are cut."""
         return f"{self.max_seconds:g} seconds" if self.max_seconds else ""
 
-    def columns(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
-        """Paths, arrays ``(T,)`` at the model's sampling rate, or tuples of such an array and its rate, as one column.
-
-        Raises:
-            HeadsetError: There is no such file, or they are none of these.
-        """
-        for one in inputs:
-            if not isinstance(one, np.ndarray | tuple):
-                self.source(one)
-        return [inputs]
+    def is_open(self, value: Any) -> bool:
+        """Whether a value is an array ``(T,)`` at the model's sampling rate, or a tuple of one and its own rate."""
+        return isinstance(value, np.ndarray | tuple)
 
     def load(self, value: Any) -> npt.NDArray[np.float32]:
         """The sound, float32 ``(T,)``."""

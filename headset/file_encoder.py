@@ -47,8 +47,27 @@ class FileEncoder(Encoder):
         """
 
     @abstractmethod
+    def is_open(self, value: Any) -> bool:
+        """Whether a value is an image or sound in memory, and not the path of one."""
+
+    @abstractmethod
     def inputs(self, loaded: list[Any]) -> dict[str, Any]:
         """The model inputs of what ``load`` gave, as the processor makes them."""
+
+    def columns(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
+        """Paths, or what is in memory, as one column.
+
+        Raises:
+            HeadsetError: They are no list, there is no such file, or they are none of these.
+        """
+        if not isinstance(inputs, Sequence):
+            raise HeadsetError(
+                f"predict takes a list of {self.what}s, got one {type(inputs).__name__}. Give it in a list: [...]."
+            )
+        for one in inputs:
+            if not self.is_open(one):
+                self.source(one)
+        return [inputs]
 
     def check(self, row: int, column: str, value: Any) -> None:
         """Open the file, and read it to its end."""

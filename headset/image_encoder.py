@@ -1,6 +1,5 @@
 """From image files to pixels, as the model's own image processor makes them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,25 +25,14 @@ class ImageEncoder(FileEncoder):
     what = "image"
     samples = tuple(_noise.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((48, 64), (64, 48), (56, 56)))
 
-    def columns(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
-        """Paths, images of PIL, or arrays of uint8, ``(H, W, 3)`` or ``(H, W)``, as one column.
-
-        Raises:
-            HeadsetError: There is no such file, or they are none of these.
-        """
-        pil = needed("PIL.Image", "pillow", "image")
-        for one in inputs:
-            if not isinstance(one, pil.Image | np.ndarray):
-                self.source(one)
-        return [inputs]
+    def is_open(self, value: Any) -> bool:
+        """Whether a value is an image of PIL, or an array of uint8, ``(H, W, 3)`` or ``(H, W)``."""
+        return isinstance(value, needed("PIL.Image", "pillow", "image").Image | np.ndarray)
 
     def load(self, value: Any) -> Any:
         """An image of PIL, upright, in RGB."""
         pil = needed("PIL.Image", "pillow", "image")
-        if isinstance(value, pil.Image | np.ndarray):
-            opened, name = value, "the image"
-        else:
-            opened, name = self.source(value)
+        opened, name = (value, "the image") if self.is_open(value) else self.source(value)
         try:
             if isinstance(opened, np.ndarray):
                 image = pil.fromarray(opened)

@@ -8,7 +8,13 @@ import pytest
 import soundfile
 import soxr
 import torch
-from transformers import ASTFeatureExtractor, AutoFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import (
+    ASTFeatureExtractor,
+    AutoFeatureExtractor,
+    ViTImageProcessorPil,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from backbones import Backbone
 from backbones.errors import HeadsetError
@@ -187,6 +193,10 @@ def test_what_is_no_sound_is_told(extractor):
     }.items():
         with pytest.raises(HeadsetError, match=message):
             make_batch(AudioEncoder(extractor), [wrong])
+    with pytest.raises(HeadsetError, match="takes a list of sounds, got one ndarray"):
+        make_batch(AudioEncoder(extractor), np.zeros(9000))
+    with pytest.raises(HeadsetError, match="ViTImageProcessorPil is no feature extractor for sounds"):
+        AudioEncoder(ViTImageProcessorPil())
     with pytest.raises(HeadsetError, match="Mix several channels"):
         make_batch(AudioEncoder(extractor), [np.zeros((2, 9000))])
 

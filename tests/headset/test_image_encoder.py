@@ -170,8 +170,14 @@ def test_what_is_no_image_is_told(processor, tmp_path):
         with pytest.raises(HeadsetError) as caught:
             connected(processor, train=str(tmp_path / "a.jsonl")).setup("fit")
         assert message in str(caught.value) and "a.jsonl, line 1" in str(caught.value)
-    for wrong in (["no.png"], [3], [np.zeros((2, 2, 7))]):
-        with pytest.raises(HeadsetError):
+    for wrong, message in (
+        (["no.png"], "there is no file no.png"),
+        ([3], "expected the path of a file, got 3"),
+        ([np.zeros((2, 2, 7))], "the image cannot be read"),
+        (np.zeros((4, 4, 3), np.uint8), "takes a list of images, got one ndarray"),
+        (PIL.Image.new("L", (4, 4)), "takes a list of images, got one Image"),
+    ):
+        with pytest.raises(HeadsetError, match=message):
             make_batch(ImageEncoder(processor), wrong)
     with pytest.raises(HeadsetError, match=r"data\.image"):
         (tmp_path / "b.csv").write_text("path,label\na.png,x\n")
