@@ -43,7 +43,7 @@ class ChoiceTarget(Target):
 def _meant(value: Any, choices: Sequence[str]) -> set[int]:
     """Every choice that a value may mean."""
     meant: set[int] = set()
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer():
         meant = {int(value)}
     elif isinstance(value, str):
         text = value.strip()

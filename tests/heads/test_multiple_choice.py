@@ -78,7 +78,7 @@ def test_the_right_choice_is_a_number_a_letter_or_a_text(value, index):
     assert ChoiceTarget().encode(value, None, {"choices": CHOICES}) == index
 
 
-@pytest.mark.parametrize("value", [4, -1, 1.5, True, None, "", "E", "film", "4", ["a film"]])
+@pytest.mark.parametrize("value", [4, -1, 1.5, float("nan"), True, None, "", "E", "film", "4", ["a film"]])
 def test_what_is_no_choice_is_refused(value):
     with pytest.raises(HeadsetError, match=r"expected one of 4 choices, .*got .*Choices: 'a film', 'C', '2', 'a book'"):
         ChoiceTarget().encode(value, None, {"choices": CHOICES})
