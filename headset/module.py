@@ -353,7 +353,8 @@ class LitHeadset(LightningModule):
         weights: dict[str, float] = self.hparams["loss_weights"]
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         logged = {f"{stage}/loss": total} | ({f"{stage}/{name}/loss": loss for name, loss in losses.items()})
-        rows = len(batch["meta"]["rows"])
+        # No whole number: Lightning takes the mean of all processes', and would cut it off.
+        rows: Any = float(len(batch["meta"]["rows"]))
         evaluates = stage in STAGES
         self.log_dict(logged, prog_bar=not evaluates, on_epoch=evaluates, sync_dist=evaluates, batch_size=rows)
         if evaluates:
