@@ -1,5 +1,6 @@
 """Whole runs on images and on sounds: fit, test, predict, export; stock pipelines give the same labels and scores."""
 
+import importlib
 import json
 import logging
 import shutil
@@ -20,6 +21,19 @@ from headset.processors import load_processor
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 HEADS = {"image": ImageClassification, "audio": AudioClassification}
 LABELS = ["first", "second"]
+OWN_HEAD = """
+from torch import nn
+from heads import Head, HeadOutput
+
+class MeanOfPatches(Head):
+    reads = "image"
+    def build(self, context):
+        self.score = nn.Linear(context.spec.hidden_size, len(context.labels))
+    def forward(self, features, batch):
+        return HeadOutput(self.score(features.last_hidden_state.mean(1)))
+    def loss(self, output, labels):
+        return nn.functional.cross_entropy(output.logits, labels)
+"""
 
 
 @pytest.fixture(params=["image", "audio"])
@@ -128,14 +142,27 @@ def test_several_labels_and_numbers(place, reads):
     Path("both.yaml").write_text(yaml.safe_dump(settings))
     assert main(["fit", "-c", "both.yaml", "--trainer.max_epochs", "1", *QUIET]) == 0
     trained = Headset.from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt")
-    folders = trained.export("out")
-    model = trained.head("tags").scorer.whole(trained.backbone)
-    assert model.config.id2label == {0: "first", 1: "loud"}
     path = f"data/{names[0]}"
     given = path if reads == "image" else soundfile.read(path, dtype="float32")[0]
     answers = trained.predict([path])
-    [tags], [size] = answers["tags"], answers["size"]
-    stock = pipeline(f"{reads}-classification", folders["tags"])
-    assert tags["scores"] == pytest.approx(by_label(stock(given)), abs=1e-5)
-    [number] = pipeline(f"{reads}-classification", folders["size"])(given)
-    assert size["value"] == pytest.approx(number["score"], abs=1e-5)
+    for name in heads:
+        trained.head(name).scorer.whole(trained.backbone).save_pretrained(name)
+        trained.processor.save_pretrained(name)
+    stock = by_label(pipeline(f"{reads}-classification", "tags")(given))
+    assert answers["tags"][0]["scores"] == pytest.approx(stock, abs=1e-5) and stock.keys() == {"first", "loud"}
+    [number] = pipeline(f"{reads}-classification", "size")(given)
+    assert answers["size"][0]["value"] == pytest.approx(number["score"], abs=1e-5)
+
+
+def test_a_head_of_ones_own_goes_out_with_its_code(tmp_path, monkeypatch, tiny_models, picture):
+    (tmp_path / "own_media.py").write_text(OWN_HEAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    head = importlib.import_module("own_media").MeanOfPatches()
+    backbone = Backbone.from_pretrained(str(tiny_models["image"]))
+    processor = load_processor(str(tiny_models["image"]), {"side": head})
+    headset = Headset(backbone, {"side": head}, {"side": LABELS}, processor=processor)
+    folder = headset.export(str(tmp_path / "out"), allow_untrained=True)["side"]
+    stock = pipeline("image-classification", folder, trust_remote_code=True)
+    path = str(picture(tmp_path / "a.png"))
+    [ours] = headset.predict([path], allow_untrained=True)["side"]
+    assert ours["scores"] == pytest.approx(by_label(stock(path)), abs=1e-5)
