@@ -16,7 +16,7 @@ from backbones.freezing import freeze
 from backbones.loading import base_of, load_base_model, load_config
 from backbones.options import BackboneOptions
 from backbones.quantization import dequantize, is_quantized, keep_loadable, quantization_config, quantize
-from backbones.rebuild import config_from_dict, new_base_model, origin, plain_config, rebuild
+from backbones.rebuild import config_from_dict, new_base_model, origin, plain_config, rebuild_empty
 from backbones.stock import stock_layers
 
 __all__ = ["Backbone", "BackboneOptions", "BackboneSpec"]
@@ -125,7 +125,8 @@ class Backbone(nn.Module):
             kwargs["attn_implementation"] = options.attn_implementation
         if options.config is not None:
             config = config_from_dict(options.config)
-            backbone = cls(rebuild(config, options.class_name, **kwargs), config)
+            kwargs["dtype"] = getattr(torch, options.dtype)
+            backbone = cls(rebuild_empty(config, options.class_name, **kwargs), config)
         elif options.random_weights:
             backbone = cls.from_config(load_config(options.path, revision=options.revision), **kwargs)
         else:

@@ -61,11 +61,5 @@ def shared_parts(task: PreTrainedModel, base: PreTrainedModel) -> Iterator[Share
 def _serves(other: nn.Module, module: nn.Module) -> bool:
     if type(other) is not type(module) or isinstance(module, CONTAINERS):
         return False
-    shapes = _shapes(other)
-    return all(shapes.get(key) == shape for key, shape in _shapes(module).items())
-
-
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """Shapes by key, as they are without adapters: peft nests a wrapped layer in ``base_layer``."""
-    state = module.state_dict()
-    return {key.replace(".base_layer", ""): value.shape for key, value in state.items() if "lora_" not in key}
+    theirs = other.state_dict()
+    return all(key in theirs and theirs[key].shape == value.shape for key, value in module.state_dict().items())

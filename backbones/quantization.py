@@ -97,7 +97,7 @@ def quantize(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
 
 
 def keep_loadable(model: PreTrainedModel) -> None:
-    """Let ``load_state_dict`` of a quantised model load its layers, which bitsandbytes itself only saves.
+    """Let ``load_state_dict`` of a quantised model load its layers, which bitsandbytes only saves, and peft find them.
 
     Raises:
         HeadsetError: It is quantised in another way than to 4 bits by bitsandbytes.
@@ -108,6 +108,8 @@ def keep_loadable(model: PreTrainedModel) -> None:
             f"{type(model).__name__} is quantised in another way than to 4 bits by bitsandbytes. Load a checkpoint in "
             "full precision, and set backbone.quantization: {load_in_4bit: true}."
         )
+    # peft asks for it, also of a base that came inside a task model.
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]
     for layer in layers:
         layer.register_load_state_dict_pre_hook(_take_quantized)
 
@@ -138,6 +140,7 @@ def dequantize(model: PreTrainedModel) -> None:
             full.weight = nn.Parameter(weight.T.contiguous() if isinstance(full, Conv1D) else weight)
             model.set_submodule(path, full.to(weight.dtype))
     AutoHfQuantizer.from_config(model.config.quantization_config).remove_quantization_config(model)
+    model.is_loaded_in_4bit = False  # type: ignore[assignment]
 
 
 def _take_quantized(layer: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:

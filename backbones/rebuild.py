@@ -13,7 +13,7 @@ from backbones.errors import HeadsetError
 from backbones.loading import base_class, base_of, own_class, task_classes
 from backbones.parts import on_meta
 
-__all__ = ["config_from_dict", "new_base_model", "origin", "plain_config", "rebuild"]
+__all__ = ["config_from_dict", "new_base_model", "origin", "plain_config", "rebuild", "rebuild_empty"]
 
 
 def origin(model: PreTrainedModel, config: PretrainedConfig | None = None) -> str:
@@ -69,10 +69,32 @@ def rebuild(config: PretrainedConfig, class_name: str, **kwargs: Any) -> PreTrai
     Raises:
         HeadsetError: The name is not that of a model class of transformers.
     """
-    kind = getattr(transformers, class_name, None)
+    return _base(_model_class(class_name)._from_config(copy.deepcopy(config), **kwargs))
+
+
+def rebuild_empty(config: PretrainedConfig, class_name: str, dtype: torch.dtype, **kwargs: Any) -> PreTrainedModel:
+    """A base model as ``from_pretrained`` makes it, whose weights are 0 and wait for those of a checkpoint.
+
+    Made from a configuration alone, some parts are of other types than in a pretrained model of that type.
+
+    Raises:
+        HeadsetError: The name is not that of a model class of transformers.
+    """
+    kind = _model_class(class_name)
+    shapes = on_meta(kind, config, dtype).state_dict()
+    zeros = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in shapes.items()}
+    model: PreTrainedModel = kind.from_pretrained(
+        None, config=copy.deepcopy(config), state_dict=zeros, dtype=dtype, **kwargs
+    )
+    model.config.name_or_path = config.name_or_path
+    return _base(model)
+
+
+def _model_class(name: str) -> type[PreTrainedModel]:
+    kind = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
-        raise HeadsetError(f"transformers has no model class '{class_name}'.")
-    return _base(kind._from_config(copy.deepcopy(config), **kwargs))
+        raise HeadsetError(f"transformers has no model class '{name}'.")
+    return kind
 
 
 def new_base_model(config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:

@@ -152,7 +152,10 @@ class Head(nn.Module, ABC):
         self.labels = context.labels
         self.encoder_path = context.backbone.encoder_path
         self.build(context)
-        self.to(next(context.backbone.parameters()).device, context.spec.dtype)
+        self.to(next(context.backbone.parameters()).device)
+        for value in self.state_dict(keep_vars=True).values():  # what is computed, such as angles, keeps its precision
+            if value.is_floating_point():
+                value.data = value.data.to(context.spec.dtype)
 
     @abstractmethod
     def build(self, context: HeadContext) -> None:

@@ -107,7 +107,7 @@ def peft(job: Mapping[str, Any], batches: Batches) -> Batches:
             answers.append(_logits(model(**batch)))
             for key, value in _logits(alone(**batch)).items():
                 difference = (value - answers[-1][key]).abs().max()
-                if difference > 1e-3 * answers[-1][key].abs().max():
+                if difference > (1e-3 if job["exact"] else 0.05) * answers[-1][key].abs().max():
                     raise RuntimeError(f"transformers alone gives other {key}: they differ by {difference:.2g}")
     return [{key: value.contiguous() for key, value in answer.items()} for answer in answers]
 

@@ -76,9 +76,13 @@ def verify(headset: Headset, name: str, folder: Path, loader: Loader) -> None:
     theirs = _load_apart(headset, name, folder, loader, groups, batches)
     for index, answers in enumerate(ours):
         for key, value in answers.items():
-            computed = (headset.backbone.quantization or {}).get("bnb_4bit_compute_dtype", str(value.dtype))
-            exact = computed.removeprefix("torch.") in ("float32", "float64")
-            _compare(name, loader.library, value, theirs[f"{index}.{key}"], exact)
+            _compare(name, loader.library, value, theirs[f"{index}.{key}"], _is_exact(headset))
+
+
+def _is_exact(headset: Headset) -> bool:
+    """Whether the headset computes in full precision."""
+    types = {str(headset.backbone.spec.dtype), (headset.backbone.quantization or {}).get("bnb_4bit_compute_dtype")}
+    return types <= {"torch.float32", "torch.float64", "float32", None}
 
 
 def _compare(name: str, library: str, ours: Tensor, theirs: Tensor, exact: bool) -> None:
@@ -112,6 +116,7 @@ def _load_apart(
             "library": loader.library,
             "class": loader.name,
             "arguments": loader.arguments,
+            "exact": _is_exact(headset),
             "blocked": sorted((BLOCKED | loader.refused | {own}) - loader.needs),
             "texts": groups if loader.library == "sentence-transformers" else [],
             "inputs": inputs,

@@ -76,6 +76,7 @@ def test_a_backbone_rebuilt_from_its_options_loads_its_weights_and_gives_the_sam
     again = Backbone.from_options(options).eval()
     again.load_state_dict(backbone.state_dict())
     assert torch.equal(hidden(again), hidden(backbone))
+    assert [type(module) for module in again.modules()] == [type(module) for module in backbone.modules()]
     assert again.options() == options
     stock = copy.deepcopy(backbone).make_stock()
     torch.testing.assert_close(hidden(stock), hidden(backbone), rtol=1e-5, atol=1e-6)

@@ -27,8 +27,12 @@ from transformers import (
 
 from backbones import Backbone, HeadsetError
 from heads import Head, HeadOutput, Pooling, SequenceClassification, TokenClassification
+from heads.answers import AnswerTarget
+from heads.choice_target import ChoiceTarget
+from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, PairTarget, TagTarget
 from headset import Headset
 from headset.export import natural_format
+from headset.export_custom import task_of
 from headset.info import describe_path
 
 TEXTS = ["the film was very good", "bad", "a book is not a film"]
@@ -62,7 +66,7 @@ for name, (kind, task) in tasks.items():
     assert not info["missing_keys"] and not info["unexpected_keys"], info
     with torch.no_grad():
         output = model(**batch)
-        key = "pooler_output" if kind == "AutoModel" and "pooler_output" in output else "logits"
+        key = next(key for key in ("logits", "start_logits", "pooler_output") if key in output)
         answers[name] = output[key].contiguous()
         model.save_pretrained(f"{out}/{name}")
         again = load(f"{out}/{name}", trust_remote_code=True)(**batch)[key]
@@ -85,7 +89,10 @@ for name, (kind, task) in tasks.items():
     if "multi" in name or "number" in name:
         labels = torch.ones_like(output[key])
     if kind != "AutoModel":
-        model.train()(**batch, labels=labels).loss.backward()
+        given = {"labels": labels}
+        if key == "start_logits":
+            given = {"start_positions": torch.zeros(3).long(), "end_positions": torch.ones(3).long()}
+        model.train()(**batch, **given).loss.backward()
         facts[name]["grads"] = all(p.grad is not None for p in model.head.parameters())
     if task:
         facts[name]["pipeline"] = pipeline(task, place, trust_remote_code=True)(texts, batch_size=2)
@@ -119,7 +126,8 @@ import torch
 import torchmetrics
 
 import own_helper
-from heads import Head, HeadContext, HeadOutput, register_head
+from heads import Head, HeadContext, HeadOutput, SequenceClassification, register_head
+from heads.answers import AnswerTarget
 from own_helper import *
 from own_helper import Block as Layers
 
@@ -200,6 +208,28 @@ class Own(Averaging):
 
     def predict(self, output) -> list[Headset]:
         return super().predict(output)
+
+
+class Scaled(SequenceClassification):
+    """The scores of transformers' own modules, scaled."""
+
+    def forward(self, features, batch):
+        return HeadOutput(3 * super().forward(features, batch).logits)
+
+
+class Spans(Averaging):
+    """Starts and ends."""
+
+    reads = "question"
+
+    def target(self):
+        return AnswerTarget(no_answer=False)
+
+    def build(self, context):
+        self.score = nn.Linear(context.spec.hidden_size, 2)
+
+    def forward(self, features, batch):
+        return HeadOutput(self.score(features.last_hidden_state))
 '''
 
 HELPER = '''
@@ -345,9 +375,9 @@ def exported(tmp_path_factory, tiny_bert, own):
             LlamaModel(LlamaConfig(**vocabulary, **SIZES)),
             tiny_bert,
             {"number": None},
-            number=SequenceClassification("regression", pooling="last", num_outputs=2),
+            number=own.Scaled("regression", num_outputs=2),
         ),
-        make(bare, tiny_bert, lab=own.Lab()),
+        make(bare, tiny_bert, {"spans": None}, lab=own.Lab(), spans=own.Spans()),
         make(deberta, tiny_bert, vector=Pooling(["attention", "mean"], "mix", projection=5, normalize=True)),
     ]
     ours = {}
@@ -356,10 +386,12 @@ def exported(tmp_path_factory, tiny_bert, own):
         assert headset.export(str(folder), format="custom").keys() == set(headset.heads)
         with torch.no_grad():
             ours |= {name: output.logits for name, output in headset(batch).items()}
+    ours["spans"] = ours["spans"][..., 0]
     text = "text-classification"
     sequence = "AutoModelForSequenceClassification"
     tasks = dict.fromkeys(("own", "lab", "multi", "number"), (sequence, text))
     tasks |= {"tags": ("AutoModelForTokenClassification", "token-classification"), "vector": ("AutoModel", None)}
+    tasks["spans"] = ("AutoModelForQuestionAnswering", None)
     done = subprocess.run(
         [sys.executable, "-I", "-c", USER, str(folder), str(out), json.dumps(tasks)],
         env=os.environ | {"HF_MODULES_CACHE": str(out / "modules")},
@@ -372,7 +404,7 @@ def exported(tmp_path_factory, tiny_bert, own):
     return folder, ours, load_file(out / "answers.safetensors"), json.loads((out / "facts.json").read_text()), headsets
 
 
-NAMES = ["own", "lab", "multi", "number", "tags", "vector"]
+NAMES = ["own", "lab", "multi", "number", "tags", "vector", "spans"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -394,6 +426,7 @@ def test_outputs_and_labels_are_those_of_the_task(exported):
     assert facts["multi"]["type"] == "SequenceClassifierOutput"
     assert facts["tags"]["type"] == "TokenClassifierOutput"
     assert facts["vector"]["type"] == "BaseModelOutputWithPooling"
+    assert facts["spans"]["type"] == "QuestionAnsweringModelOutput"
     answers = headsets[0].predict(TEXTS)["own"]
     for theirs, mine in zip(facts["own"]["pipeline"], answers, strict=True):
         assert theirs["label"] == mine["label"]
@@ -432,7 +465,7 @@ def test_code_of_the_researcher_stays_as_it_was_written(exported, own):
 
 def test_what_is_needed_is_named(exported):
     cards = {name: (exported[0] / name / "README.md").read_text() for name in NAMES}
-    assert [name for name, card in cards.items() if "pip install" in card] == ["own"]
+    assert [name for name, card in cards.items() if "pip install" in card] == ["own", "number", "spans"]
     assert "# pip install numpy\n" in cards["own"]
 
 
@@ -447,6 +480,30 @@ def test_tied_and_unused_weights_are_written_once(exported):
 
 def test_custom_is_the_natural_way_out_of_what_has_no_other(exported):
     assert natural_format(exported[4][4], "vector") == "custom"
+
+
+@pytest.mark.parametrize(
+    ("reads", "target", "labels", "shape", "task"),
+    [
+        ("text", ClassTarget(), 3, (2, 3), "text-classification"),
+        ("text", NumberTarget(2), None, (2, 2), "text-classification"),
+        ("text", ClassTarget(), 3, (2, 3, 1), ""),
+        ("text", TagTarget(), 3, (2, 5, 3), "token-classification"),
+        ("text", None, None, (2, 5, 9), "fill-mask"),
+        ("text", None, None, (2, 5, 8), ""),
+        ("pair", PairTarget(False), None, (2, 4), "feature-extraction"),
+        ("question", AnswerTarget(False), None, (2, 5, 2), "question-answering"),
+        ("choices", ChoiceTarget(), None, (2, 4), "multiple-choice"),
+        ("image", MultiLabelTarget(), 3, (2, 3), "image-classification"),
+        ("audio", ClassTarget(), 3, (2, 3), "audio-classification"),
+    ],
+)
+def test_the_task_is_told_by_what_a_head_reads_and_gives(monkeypatch, reads, target, labels, shape, task):
+    head = Stray()
+    monkeypatch.setattr(Stray, "reads", reads)
+    monkeypatch.setattr(head, "target", lambda: target)
+    head.labels = None if labels is None else ("a", "b", "c")[:labels]
+    assert task_of(head, HeadOutput(torch.zeros(shape)), vocab_size=9) == task
 
 
 class Stray(Head):

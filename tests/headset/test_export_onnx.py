@@ -11,14 +11,29 @@ from tokenizers import Tokenizer
 from transformers import (
     AutoTokenizer,
     BertConfig,
+    ConvNextImageProcessor,
     DistilBertConfig,
     LlamaConfig,
+    ResNetConfig,
     RobertaConfig,
     T5Config,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
 )
 
 from backbones import Backbone, HeadsetError
-from heads import Head, HeadOutput, Pooling, SequenceClassification, TokenClassification
+from heads import (
+    AudioClassification,
+    Head,
+    HeadOutput,
+    ImageClassification,
+    MaskedLM,
+    MultipleChoice,
+    Pooling,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+)
 from headset import Headset, export_onnx
 from headset.info import describe_path
 
@@ -37,13 +52,13 @@ CASES = {
 }
 
 
-def make(config, head, tokenizer):
+def make(config, head, tokenizer, labels=True):
     tokenizer = AutoTokenizer.from_pretrained(tokenizer)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     config.vocab_size = len(tokenizer)
     torch.manual_seed(0)
     backbone = Backbone.from_config(config, dtype=config.dtype or torch.float32)
-    unlabelled = isinstance(head, Pooling) or getattr(head, "problem_type", "") == "regression"
+    unlabelled = not labels or isinstance(head, Pooling) or getattr(head, "problem_type", "") == "regression"
     headset = Headset(backbone, {"head": head}, {} if unlabelled else {"head": LABELS}, tokenizer).eval()
     headset.states["head"] = "trained"
     return headset
@@ -81,6 +96,47 @@ def test_it_gives_our_numbers_at_any_size(tiny_tokenizer, tmp_path, case, monkey
     assert (found["kind"], found["backbone"]) == ("ONNX model", config["model_type"])
     text = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXTS[0])
     assert text.ids == headset.tokenizer(TEXTS[0])["input_ids"]
+
+
+def words(*shape):
+    ids = torch.randint(5, 60, shape, generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def other_kind(kind, tokenizer):
+    """A headset with a head that is not about one text, and batches of other sizes than the export was made with."""
+    wave = {"conv_dim": [16] * 3, "conv_stride": [5, 2, 2], "conv_kernel": [10, 3, 3], "num_feat_extract_layers": 3}
+    if kind == "image":
+        backbone = Backbone.from_config(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]))
+        made = {"processor": ConvNextImageProcessor(size={"shortest_edge": 64}), "labels": {"head": LABELS}}
+        sizes = [{"pixel_values": torch.rand(1, 3, 48, 80)}, {"pixel_values": torch.rand(4, 3, 64, 32)}]
+        headset = Headset(backbone, {"head": ImageClassification()}, **made)
+    elif kind == "audio":
+        config = Wav2Vec2Config(**SIZES, **wave, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
+        made = {"processor": Wav2Vec2FeatureExtractor(return_attention_mask=False), "labels": {"head": LABELS}}
+        sizes = [{"input_values": torch.rand(1, 3000)}, {"input_values": torch.rand(4, 900)}]
+        headset = Headset(Backbone.from_config(config), {"head": AudioClassification()}, **made)
+    else:
+        heads = {"question": QuestionAnswering(), "choices": MultipleChoice(), "mask": MaskedLM()}
+        headset = make(BertConfig(**SIZES), heads[kind], tokenizer, labels=False)
+        sizes = [words(1, 5, 7), words(4, 2, 20)] if kind == "choices" else [words(1, 7), words(4, 20)]
+    return headset.eval(), sizes
+
+
+@pytest.mark.parametrize("kind", ["question", "choices", "mask", "image", "audio"])
+def test_heads_that_read_something_else(tiny_tokenizer, tmp_path, kind):
+    torch.manual_seed(0)
+    headset, batches = other_kind(kind, tiny_tokenizer)
+    folder = headset.export(str(tmp_path / "out"), format="onnx", allow_untrained=True)["head"]
+    session = InferenceSession(f"{folder}/model.onnx")
+    names = [output.name for output in session.get_outputs()]
+    assert names == (["start_logits", "end_logits"] if kind == "question" else ["logits"])
+    for batch in batches:
+        with torch.inference_mode():
+            logits = headset(batch)["head"].logits
+        theirs = session.run(None, {name: value.numpy() for name, value in batch.items()})
+        for one, ours in zip(theirs, logits.unbind(-1) if kind == "question" else [logits], strict=True):
+            np.testing.assert_allclose(one, ours.numpy(), rtol=1e-4, atol=1e-5)
 
 
 class Looking(Head):
