@@ -26,7 +26,8 @@ __all__ = ["check", "write"]
 TASK_TYPES = {
     "AutoModelForSequenceClassification": ("SEQ_CLS", ("classifier", "score")),
     "AutoModelForTokenClassification": ("TOKEN_CLS", ("classifier", "score")),
-    "AutoModelForQuestionAnswering": ("QUESTION_ANS", ("qa_outputs",)),
+    # Not QUESTION_ANS: peft's class for it leaves out token_type_ids, and so gives other answers.
+    "AutoModelForQuestionAnswering": (None, ("qa_outputs",)),
 }
 # How LoRA began or where it went, which the weights and the names of the layers say.
 BEGINNINGS = ("exclude_modules", "init_lora_weights", "layers_pattern", "layers_to_transform")

@@ -11,7 +11,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from backbones import Backbone, BackboneOptions, HeadsetError
-from heads import MaskedLM, Pooling, SequenceClassification, TokenClassification
+from heads import MaskedLM, Pooling, QuestionAnswering, SequenceClassification, TokenClassification
+from heads.outputs import logits_of
 from headset import Headset, export_peft
 from headset.stock import stock_copy
 
@@ -93,6 +94,7 @@ CASES = {
         {"target_modules": ["word_embeddings", "key"]},
         {},
     ),
+    "bert, answers by the types of tokens": ("bert", QuestionAnswering(), ALL, {}),
     "roberta, whose head has names of the base": ("roberta", SequenceClassification(), ALL, {}),
     "distilbert, whose head is two modules": ("distilbert", SequenceClassification(), ALL, {}),
     "gpt2, with transposed weights": ("gpt2", TokenClassification(), {"target_modules": ["c_attn", "c_proj"]}, {}),
@@ -108,7 +110,9 @@ CASES = {
 def test_an_adapter_folder_gives_the_same_in_peft_and_in_transformers(base, tmp_path, case):
     kind, head, lora, options = CASES[case]
     place = base(kind)
-    headset = make(place, {"x": head}, () if isinstance(head, MaskedLM) else ("x",), lora=lora, **options)
+    headset = make(
+        place, {"x": head}, () if isinstance(head, MaskedLM | QuestionAnswering) else ("x",), lora=lora, **options
+    )
     export_peft.check(headset, "x")
     loader = export_peft.write(headset, "x", tmp_path)
     assert loader.name == head.auto_class
@@ -129,7 +133,11 @@ def test_an_adapter_folder_gives_the_same_in_peft_and_in_transformers(base, tmp_
     batch, ours = answers(headset, "x")
     auto_class = getattr(transformers, head.auto_class)
     by_task = {SequenceClassification: AutoPeftModelForSequenceClassification}
-    by_task |= {TokenClassification: AutoPeftModelForTokenClassification, MaskedLM: AutoPeftModel}
+    by_task |= {
+        TokenClassification: AutoPeftModelForTokenClassification,
+        MaskedLM: AutoPeftModel,
+        QuestionAnswering: AutoPeftModel,
+    }
     models = [
         PeftModel.from_pretrained(auto_class.from_pretrained(place, **loader.arguments), tmp_path),
         by_task[type(head)].from_pretrained(tmp_path, **loader.arguments),
@@ -137,7 +145,7 @@ def test_an_adapter_folder_gives_the_same_in_peft_and_in_transformers(base, tmp_
     ]
     for model in models:
         with torch.no_grad():
-            torch.testing.assert_close(model.eval()(**batch).logits, ours, rtol=0, atol=4e-7)
+            torch.testing.assert_close(logits_of(model.eval()(**batch)), ours, rtol=0, atol=4e-7)
         assert head.labels is None or list(model.config.id2label.values()) == LABELS
 
     if "tied" in case:
@@ -150,7 +158,7 @@ def test_an_adapter_folder_gives_the_same_in_peft_and_in_transformers(base, tmp_
     assert not any(info.values()) and getattr(stock.config, "quantization_config", None) is None
     assert type(stock) is type(merged) and {value.dtype for value in stock.parameters()} == {torch.float32}
     with torch.no_grad():
-        torch.testing.assert_close(stock.eval()(**batch).logits, ours, rtol=0, atol=1e-6)
+        torch.testing.assert_close(logits_of(stock.eval()(**batch)), ours, rtol=0, atol=1e-6)
     assert torch.equal(answers(headset, "x")[1], ours)
 
 
@@ -184,7 +192,7 @@ def test_a_base_with_a_classifier_for_other_labels(tiny_bert, tmp_path):
     batch, ours = answers(headset, "x")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, **loader.arguments)
     with torch.no_grad():
-        torch.testing.assert_close(model.eval()(**batch).logits, ours, rtol=0, atol=4e-7)
+        torch.testing.assert_close(logits_of(model.eval()(**batch)), ours, rtol=0, atol=4e-7)
 
 
 @pytest.mark.parametrize(
