@@ -1,5 +1,6 @@
 """Heads whose weights lie in the backbone's own checkpoint: a fine-tuned classifier is a backbone and a head."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -100,7 +101,10 @@ def import_task_model(source: str | PreTrainedModel, name: str, processor: Proce
     else:
         head = _head_for(source)
     config = source.config
-    labels = tuple(map(str, (config.id2label or {}).values())) if _has_labels(head) else None
+    names = tuple(map(str, (config.id2label or {}).values()))
+    # Numbers may have names as well; transformers makes up LABEL_0 and so on where there are none.
+    named = isinstance(head.target(), NumberTarget) and not all(re.fullmatch(r"(LABEL|output)_\d+", it) for it in names)
+    labels = names if named or _has_labels(head) else None
     headset = Headset(Backbone.from_task_model(source), {name: head}, {name: labels}, processor=processor)
     scorer = head.scorer
     assert isinstance(scorer, NativeModel)

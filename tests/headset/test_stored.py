@@ -64,6 +64,20 @@ def test_in_and_out_again_keys_weights_and_logits_are_the_same(case, tiny_tokeni
     assert out.config.id2label == stock.config.id2label
 
 
+def test_names_of_numbers_are_kept(tmp_path):
+    names = {0: "valence", 1: "arousal", 2: "dominance"}
+    config = BertConfig(problem_type="regression", id2label=names, label2id={it: i for i, it in names.items()}, **SIZES)
+    headset = Headset.from_transformers(BertForSequenceClassification(config).eval())
+    batch = {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
+    with torch.no_grad():
+        output = headset(batch)["head"]
+    assert len(headset.head("head").predict(output)[0]["values"]) == 3
+    headset.save_pretrained(str(tmp_path / "whole"))
+    again = Headset.from_pretrained(str(tmp_path / "whole"))
+    assert again.labels == {"head": tuple(names.values())}
+    assert again.head("head").scorer.config.id2label == names
+
+
 def test_a_loaded_model_is_shared_and_not_copied():
     stock = BertForSequenceClassification(BertConfig(vocab_size=50, **SIZES, **NAMES))
     headset = Headset.from_transformers(stock)
