@@ -151,5 +151,6 @@ def other_labels(name: str, loaded: Sequence[str], wanted: Sequence[str]) -> Hea
     """The error for a head that was loaded with other labels than the settings or the data have."""
     return HeadsetError(
         f"The head '{name}' in the checkpoint has {len(loaded)} labels: {', '.join(loaded)}. The settings "
-        f"or the data have {len(wanted)}: {', '.join(wanted)}. To start this head anew: --model.new_heads '[{name}]'"
+        f"or the data have {len(wanted)}: {', '.join(wanted)}. To start this head anew: --model.new_heads '[{name}]', "
+        "without --model.stored_head keep."
     )

@@ -143,7 +143,7 @@ def _check_policy(policy: str, path: str, names: Sequence[str], config: Pretrain
     if policy != "drop" and not names:
         raise HeadsetError(
             f"{stored}, and no head is of that task, so none can {policy} its weights. To do without them: "
-            "stored_head: drop"
+            "stored_head: drop. (Heads in new_heads do not count: use stored_head: replace instead.)"
         )
 
 

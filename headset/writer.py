@@ -21,7 +21,7 @@ from backbones.errors import HeadsetError, invalid_choice
 __all__ = ["PredictionWriter"]
 
 ROWS_AT_ONCE = 1000
-FILE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # an image or a sound, as datasets has it
+FILE = {"bytes", "path"}  # the fields of an image or a sound, as datasets has it
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -224,8 +224,10 @@ FORMATS: dict[str, type[_Format]] = {".jsonl": _JsonLines, ".csv": _Csv, ".parqu
 
 def _readable(column: pa.ChunkedArray, feature: Any) -> pa.ChunkedArray | pa.Array:
     """A column of the data; of images and sounds their paths, of classes their names."""
-    if column.type == FILE:
+    if pa.types.is_struct(column.type) and {field.name for field in column.type} == FILE:
         return pc.struct_field(column, "path")
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return pa.nulls(len(column), pa.string())  # the content of a file is no text
     if isinstance(feature, ClassLabel):
         names = dict(enumerate(feature.names))  # datasets on the hub have -1 where there is no label
         return pa.array([names.get(number) for number in column.to_pylist()], pa.string())

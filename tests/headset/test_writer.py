@@ -77,6 +77,13 @@ def test_json_lines(tmp_path: Path) -> None:
     assert table["text"] == TEXTS and table[4]["topic"]["label"] == "l4"
 
 
+def test_contents_of_files_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = {"picture": [{"bytes": b"PNG", "path": None}] * ROWS, "sound": [b"RIFF"] * ROWS}
+    monkeypatch.setitem(globals(), "COLUMNS", COLUMNS | pictures)
+    predict(tmp_path / "out.csv")
+    assert "PNG" not in (tmp_path / "out.csv").read_text() and "RIFF" not in (tmp_path / "out.csv").read_text()
+
+
 def test_csv(tmp_path: Path) -> None:
     predict(tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
