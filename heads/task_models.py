@@ -1,5 +1,7 @@
 """Task models of transformers: which class, its labels, and how what it has beyond the base starts."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from backbones.backbone import Backbone
 from backbones.errors import HeadsetError
 
-__all__ = ["initialise", "is_stored", "is_task_model", "label_settings", "task_class"]
+__all__ = ["are_numbered", "initialise", "is_stored", "is_task_model", "label_settings", "task_class"]
 
 
 def label_settings(labels: tuple[str, ...] | None, size: int) -> dict[str, Any]:
@@ -21,6 +23,11 @@ def label_settings(labels: tuple[str, ...] | None, size: int) -> dict[str, Any]:
     prefix = "output" if size == 2 else "LABEL"
     names = labels or tuple(f"{prefix}_{index}" for index in range(size))
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def are_numbered(names: Iterable[str]) -> bool:
+    """Whether names are those of outputs without any: transformers' own, or those of `label_settings`."""
+    return all(re.fullmatch(r"(LABEL|output)_\d+", name) for name in names)
 
 
 def task_class(auto_class: str, config: PretrainedConfig, instead: str = "") -> type[PreTrainedModel]:

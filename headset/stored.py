@@ -1,6 +1,5 @@
 """Heads whose weights lie in the backbone's own checkpoint: a fine-tuned classifier is a backbone and a head."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -12,7 +11,7 @@ from heads.base import Head
 from heads.native import NativeModel
 from heads.registry import BUILT_IN, list_heads, load_head_class
 from heads.targets import NumberTarget
-from heads.task_models import is_stored, is_task_model
+from heads.task_models import are_numbered, is_stored, is_task_model
 from headset.labels import other_labels
 from headset.model import Headset
 from headset.processors import Processor, load_processor
@@ -102,9 +101,8 @@ def import_task_model(source: str | PreTrainedModel, name: str, processor: Proce
         head = _head_for(source)
     config = source.config
     names = tuple(map(str, (config.id2label or {}).values()))
-    # Numbers may have names as well; transformers makes up LABEL_0 and so on where there are none.
-    named = isinstance(head.target(), NumberTarget) and not all(re.fullmatch(r"(LABEL|output)_\d+", it) for it in names)
-    labels = names if named or _has_labels(head) else None
+    named_numbers = isinstance(head.target(), NumberTarget) and not are_numbered(names)
+    labels = names if named_numbers or _has_labels(head) else None
     headset = Headset(Backbone.from_task_model(source), {name: head}, {name: labels}, processor=processor)
     scorer = head.scorer
     assert isinstance(scorer, NativeModel)

@@ -74,9 +74,10 @@ def verify(headset: Headset, name: str, folder: Path, loader: Loader) -> None:
     batches = [make_batch(encoder, group) for group in groups]
     ours = [answer(headset, name, batch) for batch in batches]
     theirs = _load_apart(headset, name, folder, loader, groups, batches)
+    exact = _is_exact(headset)
     for index, answers in enumerate(ours):
         for key, value in answers.items():
-            _compare(name, loader.library, value, theirs[f"{index}.{key}"], _is_exact(headset))
+            _compare(name, loader.library, value, theirs[f"{index}.{key}"], exact)
 
 
 def _is_exact(headset: Headset) -> bool:

@@ -223,7 +223,7 @@ FORMATS: dict[str, type[_Format]] = {".jsonl": _JsonLines, ".csv": _Csv, ".parqu
 
 
 def _readable(column: pa.ChunkedArray, feature: Any) -> pa.ChunkedArray | pa.Array:
-    """A column of the data; of images and sounds their paths, of classes their names."""
+    """A column of the data; of images and sounds their paths, of other bytes nothing, of classes their names."""
     if pa.types.is_struct(column.type) and {field.name for field in column.type} == FILE:
         return pc.struct_field(column, "path")
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):

@@ -84,6 +84,8 @@ def test_a_backbone_rebuilt_from_its_options_loads_its_weights_and_gives_the_sam
     assert plain.state_dict().keys() == stock.model.state_dict().keys()
     assert [type(module) for module in plain.modules()] == [type(module) for module in stock.model.modules()]
     assert stock.options().lora is None and stock.options().quantization is None
+    assert getattr(backbone.model, "is_loaded_in_4bit", False) == bool(quantization)
+    assert not getattr(stock.model, "is_loaded_in_4bit", False)
 
 
 @pytest.mark.parametrize("double", [False, True])

@@ -66,3 +66,19 @@ def test_weights_that_are_apart_but_said_to_be_one_are_refused():
         HeadsetError, match=r"decoder.weight of BertForMaskedLM is not the same as .* tie_word_embeddings"
     ):
         masked.take(apart)
+
+
+class Rotating(TokenClassification):
+    """A head with a computed buffer, as rotary embeddings have."""
+
+    def build(self, context):
+        super().build(context)
+        self.register_buffer("angles", torch.tensor([1 / 3]), persistent=False)
+
+
+def test_in_bfloat16_what_is_computed_keeps_its_precision():
+    head = Rotating(native=False)
+    backbone = Backbone.from_config(AutoConfig.for_model("bert", **SIZES), dtype=torch.bfloat16)
+    head.attach(HeadContext(backbone, labels=("a", "b")))
+    assert {weight.dtype for weight in head.parameters()} == {torch.bfloat16}
+    assert head.angles.dtype == torch.float32 and head.angles.item() == torch.tensor(1 / 3).item()

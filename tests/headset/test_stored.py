@@ -64,6 +64,15 @@ def test_in_and_out_again_keys_weights_and_logits_are_the_same(case, tiny_tokeni
     assert out.config.id2label == stock.config.id2label
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_numbers_without_names_get_none(size, tmp_path):
+    stock = BertForSequenceClassification(BertConfig(problem_type="regression", num_labels=size, **SIZES)).eval()
+    headset = Headset.from_transformers(stock)
+    assert headset.labels == {"head": None}
+    headset.head("head").scorer.whole(headset.backbone).save_pretrained(tmp_path)
+    assert Headset.from_transformers(BertForSequenceClassification.from_pretrained(tmp_path)).labels == {"head": None}
+
+
 def test_names_of_numbers_are_kept(tmp_path):
     names = {0: "valence", 1: "arousal", 2: "dominance"}
     config = BertConfig(problem_type="regression", id2label=names, label2id={it: i for i, it in names.items()}, **SIZES)
