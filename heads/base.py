@@ -192,6 +192,29 @@ class Head(nn.Module, ABC):
     def loss(self, output: HeadOutput, labels: Any) -> Tensor:
         """The training loss, a scalar; ``labels`` is the tensor that ``target`` makes, None without a target column."""
 
+    def loss_size(self, output: HeadOutput, labels: Any) -> Tensor | float:
+        """How much ``loss`` is a mean over: rows by default, tokens of a tagger, weights of weighted rows.
+
+        By it the losses of several processes and batches become the mean that one large batch would give. 0 says that
+        there is nothing to learn from.
+        """
+        return float(len(output.logits))
+
+    def select(self, output: HeadOutput, rows: Tensor) -> HeadOutput:
+        """The answer for some rows of a batch, where the others have no label for this head.
+
+        Args:
+            output: The answer for B rows.
+            rows: Their numbers in the batch, int64 ``(R,)``.
+
+        Returns:
+            ``logits``, and what of ``info`` has an item a row, for these rows; the loss that transformers computed for
+            all rows is left out.
+        """
+        size = len(output.logits)
+        info = {key: _rows_of(value, rows, size) for key, value in output.info.items() if key not in ("loss", "labels")}
+        return HeadOutput(output.logits[rows], info)
+
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
         """What a user reads, one dictionary a row; the default is the best class of ``logits`` ``(B, C)``."""
         return class_predictions(output.logits, self.labels)
@@ -203,6 +226,15 @@ class Head(nn.Module, ABC):
     def metric_inputs(self, output: HeadOutput, labels: Any) -> tuple[Any, Any]:
         """What ``metrics().update`` takes: predictions and targets."""
         return output.logits, labels
+
+
+def _rows_of(value: Any, rows: Tensor, size: int) -> Any:
+    """The items of some rows, where there is one for each of ``size`` rows."""
+    if isinstance(value, Tensor) and value.dim() and len(value) == size:
+        return value[rows]
+    if isinstance(value, list | tuple) and len(value) == size:
+        return [value[row] for row in rows.tolist()]
+    return value
 
 
 def _is_plain(value: Any) -> bool:
