@@ -42,6 +42,7 @@ class LayerChoice(nn.Module):
         super().__init__()
         check_layer_choice(choice)
         self.choice = choice
+        self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.needs_hidden_states = choice != "last"
         self.width = hidden_size * (len(choice) if isinstance(choice, list) else 1)
@@ -59,17 +60,17 @@ class LayerChoice(nn.Module):
         """The chosen layers.
 
         Args:
-            features: The backbone's output, with ``hidden_states`` if ``needs_hidden_states``.
+            features: The backbone's output, with ``hidden_states`` if ``needs_hidden_states``. Feature maps
+                ``(B, D, H, W)`` or ``(B, H, W, D)``, as convolutions give them, are H * W tokens.
 
         Returns:
             The chosen layers ``(B, T, width)``.
 
         Raises:
-            HeadsetError: The hidden states are missing, or not as many as the backbone has layers.
+            HeadsetError: The hidden states are missing, not as many as the backbone has layers, or of other widths.
         """
         if not self.needs_hidden_states:
-            last: Tensor = features["last_hidden_state"]
-            return last
+            return self._tokens(features["last_hidden_state"])
         states: tuple[Tensor, ...] = features.get("hidden_states", ())
         if len(states) != self.num_layers + 1:
             raise HeadsetError(
@@ -78,8 +79,20 @@ class LayerChoice(nn.Module):
                 "without a headset, call the backbone with output_hidden_states=True."
             )
         if self.choice == "mix":
-            return self.gamma * (torch.stack(states, dim=-1) @ self.weights.softmax(dim=0))
-        return torch.cat([states[layer] for layer in self._numbers()], dim=-1)
+            return self.gamma * (torch.stack([*map(self._tokens, states)], dim=-1) @ self.weights.softmax(dim=0))
+        return torch.cat([self._tokens(states[layer]) for layer in self._numbers()], dim=-1)
+
+    def _tokens(self, states: Tensor) -> Tensor:
+        """The states of one layer as ``(B, T, hidden_size)``."""
+        if states.dim() == 4:
+            maps_first = states.shape[1] == self.hidden_size
+            states = states.flatten(2).transpose(1, 2) if maps_first else states.flatten(1, 2)
+        if states.shape[-1] != self.hidden_size:
+            raise HeadsetError(
+                f"A hidden layer is {states.shape[-1]} wide, and the last one {self.hidden_size}: the stages of this "
+                "architecture differ, so that they cannot be read together. Use hidden_layers: last."
+            )
+        return states
 
     def _numbers(self) -> list[int]:
         """The layers chosen by number."""

@@ -5,9 +5,9 @@ from typing import Any
 
 from transformers.utils.generic import ModelOutput
 
-from backbones.calls import model_inputs
-from heads.base import HeadContext, HeadOutput
+from heads.base import HeadOutput
 from heads.classification import SINGLE, Classification
+from heads.scorers import NATIVE, check_pooling
 
 __all__ = ["AudioClassification"]
 
@@ -15,17 +15,22 @@ __all__ = ["AudioClassification"]
 class AudioClassification(Classification):
     """Sounds to a class, to several classes, or to numbers.
 
-    The scores come from the very modules that ``AutoModelForAudioClassification`` has for the architecture, so that
-    what is trained is a stock transformers model.
+    With ``pooling="native"`` the scores come from the very modules that ``AutoModelForAudioClassification`` has for
+    the architecture, so that what is trained is a stock transformers model. Any other pooling is over the
+    frames that are real, by the attention mask where there is one; and feeds a linear layer.
 
     Args:
         problem_type: As in transformers: ``single_label_classification`` (cross entropy),
             ``multi_label_classification`` (binary cross entropy per label), or ``regression`` (mean squared error).
         num_outputs: How many numbers a sound has, in regression.
         threshold: The probability from which a label counts as given, in multi-label classification.
+        pooling: ``native``; or ``cls``, ``mean``, ``max``, ``last``, ``attention``, or a list of these, concatenated.
+        hidden_layers: Which hidden layers are pooled: ``last``, a number, a list of numbers (concatenated), or ``mix``,
+            a learned mean of all. The native pooling reads the last one.
+        dropout: Before the linear layer, where pooling is not native.
 
     Raises:
-        HeadsetError: The problem type is none of these.
+        HeadsetError: An argument is not one of these.
 
     Example:
         >>> from transformers import Wav2Vec2Config, Wav2Vec2Model
@@ -40,22 +45,31 @@ class AudioClassification(Classification):
 
     reads = "audio"
 
-    def __init__(self, problem_type: str = SINGLE, num_outputs: int = 1, threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        problem_type: str = SINGLE,
+        num_outputs: int = 1,
+        threshold: float = 0.5,
+        pooling: str | list[str] = NATIVE,
+        hidden_layers: int | str | list[int] = "last",
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
+        check_pooling(pooling, hidden_layers)
         self.problem_type = problem_type
         self.check_problem_type()
         self.num_outputs = num_outputs
         self.threshold = threshold
+        self.pooling = pooling
+        self.hidden_layers = hidden_layers
+        self.dropout = dropout
 
     @property
-    def auto_class(self) -> str:
-        """The task in transformers."""
-        return "AutoModelForAudioClassification"
-
-    def build(self, context: HeadContext) -> None:
-        """Make the scorer."""
-        self.scorer = self.native_model(context)
+    def auto_class(self) -> str | None:
+        """The task in transformers, where the scores are native."""
+        return "AutoModelForAudioClassification" if self.pooling == NATIVE else None
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores ``(B, C)``; with transformers' own loss for one class, the only one that most architectures have."""
-        return super().forward(features, batch if self.problem_type == SINGLE else model_inputs(batch))
+        taught = self.problem_type == SINGLE
+        return super().forward(features, {key: value for key, value in batch.items() if taught or key != "labels"})

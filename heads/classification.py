@@ -31,12 +31,16 @@ REGRESSION = "regression"
 class Classification(Head):
     """An abstract head with one answer an input: how it learns, what it predicts, and how it is measured.
 
-    A subclass keeps ``problem_type``, ``num_outputs`` and ``threshold``, and makes ``scorer`` in ``build``.
+    A subclass keeps ``problem_type``, ``num_outputs`` and ``threshold``, and of the scorer ``pooling``,
+    ``hidden_layers`` and ``dropout``.
     """
 
     problem_type: str
     num_outputs: int
     threshold: float
+    pooling: str | list[str]
+    hidden_layers: int | str | list[int]
+    dropout: float
     scorer: NativeModel | Scorer
 
     def check_problem_type(self) -> None:
@@ -57,6 +61,13 @@ class Classification(Head):
     def size(self, context: HeadContext) -> int:
         """C, the number of scores."""
         return self.num_outputs if context.labels is None else len(context.labels)
+
+    def build(self, context: HeadContext) -> None:
+        """Make the scorer: the native one, or our own."""
+        if self.auto_class:
+            self.scorer = self.native_model(context, instead="pooling: mean")
+        else:
+            self.scorer = Scorer(context, self.size(context), self.hidden_layers, self.pooling, self.dropout)
 
     def native_model(self, context: HeadContext, instead: str = "") -> NativeModel:
         """The modules that transformers has for this task and architecture, for the labels of the run."""

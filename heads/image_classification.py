@@ -1,7 +1,7 @@
 """One answer an image: a class, several classes, or numbers."""
 
-from heads.base import HeadContext
 from heads.classification import SINGLE, Classification
+from heads.scorers import NATIVE, check_pooling
 
 __all__ = ["ImageClassification"]
 
@@ -9,17 +9,23 @@ __all__ = ["ImageClassification"]
 class ImageClassification(Classification):
     """Images to a class, to several classes, or to numbers.
 
-    The scores come from the very modules that ``AutoModelForImageClassification`` has for the architecture, so that
-    what is trained is a stock transformers model.
+    With ``pooling="native"`` the scores come from the very modules that ``AutoModelForImageClassification`` has for
+    the architecture, so that what is trained is a stock transformers model. Any other pooling is over the
+    backbone's tokens, which are patches with what special tokens it has (``cls`` is the first), or over the points of
+    a feature map; and feeds a linear layer.
 
     Args:
         problem_type: As in transformers: ``single_label_classification`` (cross entropy),
             ``multi_label_classification`` (binary cross entropy per label), or ``regression`` (mean squared error).
         num_outputs: How many numbers an image has, in regression.
         threshold: The probability from which a label counts as given, in multi-label classification.
+        pooling: ``native``; or ``cls``, ``mean``, ``max``, ``last``, ``attention``, or a list of these, concatenated.
+        hidden_layers: Which hidden layers are pooled: ``last``, a number, a list of numbers (concatenated), or ``mix``,
+            a learned mean of all. The native pooling reads the last one.
+        dropout: Before the linear layer, where pooling is not native.
 
     Raises:
-        HeadsetError: The problem type is none of these.
+        HeadsetError: An argument is not one of these.
 
     Example:
         >>> from transformers import ViTConfig, ViTModel
@@ -34,18 +40,26 @@ class ImageClassification(Classification):
 
     reads = "image"
 
-    def __init__(self, problem_type: str = SINGLE, num_outputs: int = 1, threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        problem_type: str = SINGLE,
+        num_outputs: int = 1,
+        threshold: float = 0.5,
+        pooling: str | list[str] = NATIVE,
+        hidden_layers: int | str | list[int] = "last",
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
+        check_pooling(pooling, hidden_layers)
         self.problem_type = problem_type
         self.check_problem_type()
         self.num_outputs = num_outputs
         self.threshold = threshold
+        self.pooling = pooling
+        self.hidden_layers = hidden_layers
+        self.dropout = dropout
 
     @property
-    def auto_class(self) -> str:
-        """The task in transformers."""
-        return "AutoModelForImageClassification"
-
-    def build(self, context: HeadContext) -> None:
-        """Make the scorer."""
-        self.scorer = self.native_model(context)
+    def auto_class(self) -> str | None:
+        """The task in transformers, where the scores are native."""
+        return "AutoModelForImageClassification" if self.pooling == NATIVE else None

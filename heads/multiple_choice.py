@@ -1,9 +1,8 @@
 """One of several choices: how a story goes on, or which answer to a question is right."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
@@ -14,8 +13,10 @@ from backbones.backbone import Backbone
 from backbones.calls import BackboneCall
 from heads.base import Head, HeadContext, HeadOutput
 from heads.choice_target import ChoiceTarget
+from heads.choices import masked, one_by_one
 from heads.native import NativeModel
 from heads.outputs import head_output, stock_loss
+from heads.scorers import NATIVE, Scorer, check_pooling
 
 __all__ = ["MultipleChoice"]
 
@@ -23,10 +24,21 @@ __all__ = ["MultipleChoice"]
 class MultipleChoice(Head):
     """A text and several choices to the one that fits.
 
-    The text is read with each choice, and the scores come from the very modules that ``AutoModelForMultipleChoice`` has
-    for the architecture. Rows may have different numbers of choices: those that a row lacks have the probability 0.
+    The text is read with each choice. With ``pooling="native"`` the scores come from the very modules that
+    ``AutoModelForMultipleChoice`` has for the architecture; with any other, each text with its choice is pooled, and a
+    linear layer scores it. Rows may have different numbers of choices: those that a row lacks have the probability 0.
+
+    Args:
+        pooling: ``native``; or ``cls``, ``mean``, ``max``, ``last``, ``attention``, or a list of these, concatenated.
+        hidden_layers: Which hidden layers are pooled: ``last``, a number, a list of numbers (concatenated), or ``mix``,
+            a learned mean of all. The native pooling reads the last one.
+        dropout: Before the linear layer, where pooling is not native.
+
+    Raises:
+        HeadsetError: An argument is not one of these.
 
     Example:
+        >>> import torch
         >>> from transformers import BertConfig, BertModel
         >>> from backbones import Backbone
         >>> from heads import HeadContext
@@ -40,14 +52,30 @@ class MultipleChoice(Head):
 
     reads = "choices"
 
+    def __init__(
+        self,
+        pooling: str | list[str] = NATIVE,
+        hidden_layers: int | str | list[int] = "last",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_pooling(pooling, hidden_layers)
+        self.pooling = pooling
+        self.hidden_layers = hidden_layers
+        self.dropout = dropout
+
     @property
-    def auto_class(self) -> str:
-        """The task in transformers."""
-        return "AutoModelForMultipleChoice"
+    def auto_class(self) -> str | None:
+        """The task in transformers, where the scores are native."""
+        return "AutoModelForMultipleChoice" if self.pooling == NATIVE else None
 
     def build(self, context: HeadContext) -> None:
-        """Take the modules of transformers."""
-        self.scorer = NativeModel(self.auto_class, context.backbone)
+        """Make the scorer: the native one, or our own."""
+        self.scorer: NativeModel | Scorer
+        if self.auto_class:
+            self.scorer = NativeModel(self.auto_class, context.backbone, instead="pooling: mean")
+        else:
+            self.scorer = Scorer(context, 1, self.hidden_layers, self.pooling, self.dropout)
 
     def unused(self, backbone: Backbone) -> set[str]:
         """What the scorer does without."""
@@ -59,22 +87,21 @@ class MultipleChoice(Head):
 
     def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
         """The scorer's own call, with all choices of all rows one after the other."""
-        return self.scorer.request(batch)
+        return self.scorer.request(batch if self.auto_class else one_by_one(batch))
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores ``(B, C)`` of inputs ``(B, C, T)``, -inf for choices that a row lacks.
 
         ``meta["choices"]`` has the texts of each row's choices; where it is not given, each row has C.
         """
+        choices = batch.get("meta", {}).get("choices")
+        if not self.auto_class:
+            scores: Tensor = self.scorer(features, one_by_one(batch))["logits"]
+            return masked(scores.view(len(batch["input_ids"]), -1), choices)
         output = head_output(self.scorer(features, batch), batch)
-        choices: Sequence[Sequence[str]] | None = batch.get("meta", {}).get("choices")
-        if choices is not None:
-            logits = output.logits
-            counts = torch.tensor([len(row) for row in choices], device=logits.device).unsqueeze(-1)
-            lacking = torch.arange(logits.shape[-1], device=logits.device) >= counts
-            if lacking.any():  # which the loss of transformers knows nothing of
-                output = HeadOutput(logits.masked_fill(lacking, float("-inf")))
-        return HeadOutput(output.logits, output.info | {"choices": choices})
+        answer = masked(output.logits, choices)
+        known = output.info if answer.logits is output.logits else {}  # else the loss knows nothing of the lacking ones
+        return HeadOutput(answer.logits, known | answer.info)
 
     def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
         """Cross entropy over the choices, as transformers has it.

@@ -8,11 +8,34 @@ from transformers.utils.generic import ModelOutput
 
 from backbones.backbone import Backbone
 from backbones.calls import BackboneCall, model_inputs
-from backbones.layers import LayerChoice
+from backbones.errors import HeadsetError
+from backbones.layers import LayerChoice, check_layer_choice
 from heads.base import HeadContext, attention_mask, init_linear
-from heads.poolers import Pooler
+from heads.poolers import Pooler, pooling_modes
 
-__all__ = ["Scorer"]
+__all__ = ["NATIVE", "Scorer", "check_pooling"]
+
+NATIVE = "native"  # the pooling of the modules that transformers has for an architecture
+
+
+def check_pooling(pooling: str | list[str], hidden_layers: int | str | list[int]) -> None:
+    """Check what a head is told to pool, before the backbone is known.
+
+    Args:
+        pooling: ``native``, or what `Pooler` takes.
+        hidden_layers: What `LayerChoice` takes; ``last`` with the native pooling.
+
+    Raises:
+        HeadsetError: It is none of these.
+    """
+    check_layer_choice(hidden_layers)
+    if pooling != NATIVE:
+        pooling_modes(pooling)
+    elif hidden_layers != "last":
+        raise HeadsetError(
+            f"hidden_layers: {hidden_layers} needs a pooling of ours, since the native one reads the last layer. "
+            "Set pooling to cls, mean, max, last or attention."
+        )
 
 
 class Scorer(nn.Module):

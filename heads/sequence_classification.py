@@ -1,11 +1,7 @@
 """One answer a text: a class, several classes, or numbers."""
 
-from backbones.errors import HeadsetError
-from backbones.layers import check_layer_choice
-from heads.base import HeadContext
 from heads.classification import SINGLE, Classification
-from heads.poolers import pooling_modes
-from heads.scorers import Scorer
+from heads.scorers import NATIVE, check_pooling
 
 __all__ = ["SequenceClassification"]
 
@@ -44,21 +40,14 @@ class SequenceClassification(Classification):
     def __init__(
         self,
         problem_type: str = SINGLE,
-        pooling: str | list[str] = "native",
+        pooling: str | list[str] = NATIVE,
         hidden_layers: int | str | list[int] = "last",
         num_outputs: int = 1,
         threshold: float = 0.5,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        check_layer_choice(hidden_layers)
-        if pooling != "native":
-            pooling_modes(pooling)
-        elif hidden_layers != "last":
-            raise HeadsetError(
-                f"hidden_layers: {hidden_layers} needs a pooling of ours, since the native one reads the last layer. "
-                "Set pooling to cls, mean, max, last or attention."
-            )
+        check_pooling(pooling, hidden_layers)
         self.problem_type = problem_type
         self.check_problem_type()
         self.pooling = pooling
@@ -70,11 +59,4 @@ class SequenceClassification(Classification):
     @property
     def auto_class(self) -> str | None:
         """The task in transformers, where the scores are native."""
-        return "AutoModelForSequenceClassification" if self.pooling == "native" else None
-
-    def build(self, context: HeadContext) -> None:
-        """Make the scorer: the native one, or our own."""
-        if self.auto_class:
-            self.scorer = self.native_model(context, instead="pooling: mean")
-        else:
-            self.scorer = Scorer(context, self.size(context), self.hidden_layers, self.pooling, self.dropout)
+        return "AutoModelForSequenceClassification" if self.pooling == NATIVE else None

@@ -34,6 +34,21 @@ class MeanOfFrames(Head):
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification", "regression"])
 def test_it_keeps_the_contract(problem_type):
     check_head(AudioClassification(problem_type), LABELS)
+    check_head(AudioClassification(problem_type, pooling="attention", hidden_layers="mix"), LABELS)
+
+
+def test_pooling_of_frames_that_are_real():
+    head, backbone = AudioClassification(pooling=["mean", "last"], hidden_layers=[1, 2]), tiny_backbone("audio").eval()
+    head.attach(HeadContext(backbone, LABELS))
+    batch = {"input_values": torch.randn(2, 4000)}
+    batch["attention_mask"] = (torch.arange(4000) < torch.tensor([[4000], [2000]])).long()
+    head.eval()
+    features = backbone.run(head.request(batch))
+    length = features.last_hidden_state.shape[1]
+    frames = backbone.model._get_feature_vector_attention_mask(length, batch["attention_mask"]).bool()
+    layers = torch.cat(features.hidden_states[1:], -1)
+    pooled = [torch.cat([row[real].mean(0), row[real][-1]]) for row, real in zip(layers, frames, strict=True)]
+    torch.testing.assert_close(head(features, batch).logits, head.scorer.linear(torch.stack(pooled)))
 
 
 def test_a_head_of_ones_own_keeps_the_contract():

@@ -8,13 +8,34 @@ from transformers import BertConfig, BertForMultipleChoice
 from backbones import Backbone, HeadsetError
 from heads import HeadContext, HeadOutput, MultipleChoice
 from heads.choice_target import ChoiceTarget
-from heads.testing import check_head
+from heads.testing import check_head, tiny_backbone
 
 CHOICES = ["a film", "C", "2", "a book"]
 
 
-def test_it_keeps_the_contract():
-    check_head(MultipleChoice())
+@pytest.mark.parametrize(
+    "settings", [{}, {"pooling": "attention", "hidden_layers": "mix"}, {"pooling": ["cls", "max"], "hidden_layers": 1}]
+)
+def test_it_keeps_the_contract(settings):
+    check_head(MultipleChoice(**settings))
+
+
+def test_a_pooling_of_ours_scores_each_choice_by_itself():
+    torch.manual_seed(0)
+    backbone, head = tiny_backbone().eval(), MultipleChoice(pooling="mean")
+    head.attach(HeadContext(backbone))
+    ids = torch.randint(5, 64, (2, 3, 7))
+    mask = torch.ones_like(ids)
+    mask[1, 2, 4:] = 0
+    output = run(
+        backbone, head.eval(), {"input_ids": ids, "attention_mask": mask, "meta": {"choices": [["a"] * 3] * 2}}
+    )
+    for row, choice in ((0, 1), (1, 2)):
+        real = mask[row, choice].bool()
+        hidden = backbone(input_ids=ids[row, choice][real].unsqueeze(0)).last_hidden_state
+        torch.testing.assert_close(output.logits[row, choice], head.scorer.linear(hidden.mean(1))[0, 0])
+    short = run(backbone, head, {"input_ids": ids, "meta": {"choices": [["a"] * 3, ["a"] * 2]}})
+    assert short.logits.isinf().tolist() == [[False] * 3, [False, False, True]]
 
 
 def pair():
