@@ -2,6 +2,7 @@ from .audio_classification import AudioClassification as AudioClassification
 from .base import Head as Head
 from .base import HeadContext as HeadContext
 from .base import HeadOutput as HeadOutput
+from .crf_tagging import CRFTagging as CRFTagging
 from .image_classification import ImageClassification as ImageClassification
 from .masked_lm import MaskedLM as MaskedLM
 from .multiple_choice import MultipleChoice as MultipleChoice

@@ -88,6 +88,10 @@ class Head(nn.Module, ABC):
     # Whether a part of a long text teaches as much as the whole: long texts are then learnt in parts, and not cut.
     learns_in_parts: ClassVar[bool] = False
 
+    # Whether `predict` makes the answer of all scores together, as of sequences and trees: no pipeline of transformers
+    # does that, nor a graph.
+    decodes: ClassVar[bool] = False
+
     labels: tuple[str, ...] | None = None
     encoder_path: str = ""
 

@@ -6,18 +6,17 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from transformers.utils.generic import ModelOutput
 
 from backbones.backbone import Backbone
 from backbones.calls import BackboneCall
 from backbones.errors import HeadsetError, invalid_choice
 from backbones.layers import check_layer_choice
-from heads.base import Head, HeadContext, HeadOutput, attention_mask
-from heads.entities import entities, entity_metrics, is_bio
+from heads.base import Head, HeadContext, HeadOutput
 from heads.native import NativeModel
 from heads.outputs import head_output, stock_loss
 from heads.scorers import Scorer
+from heads.tagging import tag_metrics, tag_predictions, word_ids, word_starts
 from heads.targets import IGNORE, TagTarget, Target
 from heads.task_models import label_settings
 
@@ -95,7 +94,7 @@ class TokenClassification(Head):
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores ``(B, T, C)``; ``info["word_ids"]`` ``(B, T)`` says which word a token is of."""
         output = head_output(self.scorer(features, batch), batch)
-        words = {"word_ids": _word_ids(batch, output.logits), "words": batch.get("meta", {}).get("words")}
+        words = {"word_ids": word_ids(batch, output.logits), "words": batch.get("meta", {}).get("words")}
         return HeadOutput(output.logits, output.info | words)
 
     def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
@@ -116,49 +115,12 @@ class TokenClassification(Head):
         A word that was cut off, or that the tokenizer leaves nothing of, has the tag None. Entities count in words.
         """
         best, tags = output.logits.float().softmax(-1).max(-1)
-        word_ids: Tensor = output.info["word_ids"]
-        words = output.info.get("words") or (word_ids.amax(-1) + 1).tolist()
-        return [self._row(*values) for values in zip(best, tags, word_ids, words, strict=True)]
+        return tag_predictions(tags, best, output.info, self.labels or ())
 
     def metrics(self) -> MetricCollection:
         """Accuracy over words; precision, recall and F1 of entities with BIO tags, else macro F1 over tags."""
-        labels = self.labels or ()
-        accuracy = MulticlassAccuracy(len(labels), average="micro", ignore_index=IGNORE)
-        if is_bio(labels):
-            return MetricCollection({"accuracy": accuracy, **entity_metrics(labels)})
-        f1 = MulticlassF1Score(len(labels), average="macro", ignore_index=IGNORE)
-        return MetricCollection({"accuracy": accuracy, "f1": f1})
+        return tag_metrics(self.labels or ())
 
     def metric_inputs(self, output: HeadOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tags ``(B, T)``, and the true ones at the first subword of each word."""
-        word_ids = output.info["word_ids"]
-        return output.logits.argmax(-1), labels.masked_fill(~_starts(word_ids), IGNORE)
-
-    def _row(self, best: Tensor, tags: Tensor, word_ids: Tensor, size: int) -> dict[str, Any]:
-        names = self.labels or ()
-        words: list[str | None] = [None] * size
-        scores: list[float | None] = [None] * size
-        starts = _starts(word_ids)
-        found = zip(word_ids[starts].tolist(), tags[starts].tolist(), best[starts].tolist(), strict=True)
-        for word, tag, score in found:
-            words[word], scores[word] = names[tag], score
-        row: dict[str, Any] = {"tags": words, "scores": scores}
-        if is_bio(names):
-            spans = entities([word or "O" for word in words])
-            row["entities"] = [{"type": kind, "start": start, "end": end + 1} for kind, start, end in spans]
-        return row
-
-
-def _word_ids(batch: Mapping[str, Any], logits: Tensor) -> Tensor:
-    """The word of each token ``(B, T)``, -1 for none; every real token is a word where the batch does not say."""
-    given: Tensor | None = batch.get("meta", {}).get("word_ids")
-    if given is not None:
-        return given
-    mask = attention_mask(batch, logits)
-    return (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)
-
-
-def _starts(word_ids: Tensor) -> Tensor:
-    """Where a word's first subword is, as bool ``(B, T)`` or ``(T,)``."""
-    before = F.pad(word_ids, (1, 0), value=-1)[..., :-1]
-    return (word_ids >= 0) & (word_ids != before)
+        return output.logits.argmax(-1), labels.masked_fill(~word_starts(output.info["word_ids"]), IGNORE)

@@ -3,6 +3,7 @@
 Written by headset from the code of the head and the modules that it uses, which are the other files here.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -155,6 +156,23 @@ class CustomModel(PreTrainedModel):
             answer["loss"] = self.head.loss(output, labels)
         result: ModelOutput = OUTPUTS.get(self.config.head_task, ModelOutput)(**answer)
         return result.to_tuple() if return_dict is False else result
+
+    @torch.no_grad()
+    def predict(self, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What the head says in words, one dictionary a row.
+
+        Args:
+            inputs: What the tokenizer or processor gives. Where the head goes by words, it is that of a fast tokenizer
+                for lists of words (``is_split_into_words=True``), which knows them.
+        """
+        encodings = getattr(inputs, "encodings", None) or ()
+        pairs = [zip(encoding.word_ids, encoding.sequence_ids, strict=True) for encoding in encodings]
+        ids = [[word if text == 0 else -1 for word, text in pair] for pair in pairs]
+        meta = {"word_ids": torch.tensor(ids, device=self.device)} if ids else {}
+        batch = {**inputs, "meta": meta}
+        call = self.head.request(batch)
+        features: Any = None if call is None else self.backbone.get_submodule(call.path)(**call.kwargs)
+        return self.head.predict(self.head(features, batch))
 
     def _build_head(self) -> None:
         """Make the parameters of the head, on real memory: what it computes here is in no file."""

@@ -28,6 +28,12 @@ MODEL = """from transformers import AutoModel, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
 model = AutoModel.from_pretrained("path/to/{name}")
 print(model(**tokenizer("A text.", return_tensors="pt")).{output})"""
+DECODED = """from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
+model = AutoModel.from_pretrained("path/to/{name}")
+words = [["A", "short", "text", "."]]
+print(model.predict(tokenizer(words, is_split_into_words=True, padding=True, return_tensors="pt")))"""
 PROBLEMS = {
     ClassTarget: "single_label_classification",
     MultiLabelTarget: "multi_label_classification",
@@ -120,6 +126,8 @@ def task_of(head: Head, output: HeadOutput, vocab_size: int) -> str:
     Returns:
         The task as the hub calls it, or an empty string for anything else.
     """
+    if head.decodes:
+        return ""
     target, shape = head.target(), output.logits.shape
     named = head.labels is not None and shape[-1] == len(head.labels)
     whole = head.reads in ("text", "image", "audio") and isinstance(target, tuple(PROBLEMS))
@@ -139,7 +147,9 @@ def task_of(head: Head, output: HeadOutput, vocab_size: int) -> str:
 def _usage(headset: Headset, name: str, task: str) -> str:
     """How the model is used, with consent to its code."""
     text = usage(headset, name, task)
-    if task in ("", "feature-extraction"):
+    if headset.head(name).decodes:
+        text = DECODED.format(name=name)
+    elif task in ("", "feature-extraction"):
         text = MODEL.format(name=name, output="pooler_output" if task else "logits")
     return re.sub(rf'((AutoModel|pipeline).*path/to/{name}")', r"\1, trust_remote_code=True", text)
 

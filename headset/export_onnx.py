@@ -81,8 +81,14 @@ def check(headset: Headset, name: str) -> None:
     """Check that all is installed that this needs.
 
     Raises:
-        HeadsetError: Something is missing.
+        HeadsetError: Something is missing, or the head's answer is no graph.
     """
+    kind = type(headset.head(name))
+    if kind.decodes:
+        raise HeadsetError(
+            f"The head '{name}' ({kind.__name__}) makes its answer of all scores together, step by step, which is no "
+            "graph. Export it with its code: --format custom"
+        )
     missing = [requirement for module, requirement in PACKAGES.items() if not _is_there(module)]
     if missing:
         raise HeadsetError(f"This format needs {', '.join(missing)}: pip install 'headset[onnx]'")
