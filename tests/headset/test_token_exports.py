@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoTokenizer
 answers = {}
 for folder in sys.argv[2:]:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     inputs = tokenizer(json.loads(sys.argv[1]), is_split_into_words=True, padding=True, return_tensors="pt")
     answers[folder.rpartition("/")[2]] = model.predict(inputs)
 print(json.dumps(answers))
