@@ -9,13 +9,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput
 
 from backbones.backbone import Backbone, BackboneSpec
 from backbones.calls import BackboneCall, model_inputs
 from backbones.errors import HeadsetError
+from heads.class_answers import class_metrics, class_predictions
+from heads.full_precision import FullPrecision
+from heads.label_counts import LabelCounts
 from heads.targets import ClassTarget, Target
 
 __all__ = ["Head", "HeadContext", "HeadOutput", "attention_mask", "init_linear"]
@@ -29,11 +31,13 @@ class HeadContext:
         backbone: The backbone that the head will sit on. Read from it, never register it.
         labels: The label set of the head, in the order of its outputs; None where the task has none.
         tokenizer: The model's tokenizer, where there is one.
+        label_counts: How often each label is in the train split, for heads that ask for it and are made for training.
     """
 
     backbone: Backbone
     labels: tuple[str, ...] | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
+    label_counts: LabelCounts | None = None
 
     @property
     def spec(self) -> BackboneSpec:
@@ -105,6 +109,21 @@ class Head(nn.Module, ABC):
         """Whether ``meta["word_ids"]`` ``(B, T)`` has to say which word a token is of, also in plain strings."""
         return False
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of the labels is one of rank, such as that of grades, which has to be said."""
+        return False
+
+    @property
+    def needs_label_counts(self) -> bool:
+        """Whether ``HeadContext.label_counts`` is needed to train; what comes of it belongs into buffers."""
+        return False
+
+    @property
+    def tunes(self) -> bool:
+        """Whether ``tune`` is to be called with the answers to all rows of validation, while the head is trained."""
+        return False
+
     @classmethod
     def stored_arguments(cls, config: PretrainedConfig) -> dict[str, Any]:
         """The arguments of the head that a task model of transformers with this configuration holds."""
@@ -157,8 +176,9 @@ class Head(nn.Module, ABC):
         self.encoder_path = context.backbone.encoder_path
         self.build(context)
         self.to(next(context.backbone.parameters()).device)
+        exact = {id(part.value) for part in self.modules() if isinstance(part, FullPrecision)}
         for value in self.state_dict(keep_vars=True).values():  # what is computed, such as angles, keeps its precision
-            if value.is_floating_point():
+            if value.is_floating_point() and id(value) not in exact:
                 value.data = value.data.to(context.spec.dtype)
 
     @abstractmethod
@@ -221,7 +241,19 @@ class Head(nn.Module, ABC):
 
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
         """What a user reads, one dictionary a row; the default is the best class of ``logits`` ``(B, C)``."""
-        return class_predictions(output.logits, self.labels)
+        return class_predictions(output.logits.float().softmax(-1), self.labels, output.logits.argmax(-1))
+
+    def tune(self, logits: Tensor, labels: Tensor) -> None:
+        """Choose what is not learnt, such as thresholds, after each validation in training; and keep it in buffers.
+
+        Args:
+            logits: Those of all rows of validation, of all processes.
+            labels: What ``target`` makes of these rows.
+        """
+
+    def export_settings(self) -> dict[str, Any]:
+        """What else an exported configuration has to hold, to make answers of scores: plain values by name."""
+        return {}
 
     def metrics(self) -> MetricCollection:
         """Metrics of one stage; the default is accuracy and macro F1 over the label set."""
@@ -269,27 +301,3 @@ def init_linear(module: nn.Module, spec: BackboneSpec) -> None:
             nn.init.normal_(layer.weight, std=spec.initializer_range)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-def class_predictions(logits: Tensor, labels: tuple[str, ...] | None) -> list[dict[str, Any]]:
-    """The best class of each row of ``logits`` ``(B, C)`` with its probability, and those of all classes."""
-    names = labels or tuple(str(index) for index in range(logits.shape[-1]))
-    rows = logits.float().softmax(-1).tolist()
-    best = logits.argmax(-1).tolist()
-    return [
-        {"label": names[top], "score": row[top], "scores": dict(zip(names, row, strict=True))}
-        for top, row in zip(best, rows, strict=True)
-    ]
-
-
-def class_metrics(labels: tuple[str, ...] | None) -> MetricCollection:
-    """Accuracy and macro F1 for one class a row, without metrics where there is no label set."""
-    if not labels:
-        return MetricCollection({})
-    size = len(labels)
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(size, average="micro"),
-            "f1": MulticlassF1Score(size, average="macro"),
-        }
-    )

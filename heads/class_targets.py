@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbones.errors import HeadsetError
-from heads.target import Target, in_order, label_index, label_name, shown
+from heads.target import Target, in_order, label_index, label_name, number_in, shown
 
-__all__ = ["ClassTarget", "MultiLabelTarget"]
+__all__ = ["ClassTarget", "MultiLabelTarget", "SoftTarget"]
 
+TOLERANCE = 1e-3  # of sums of probabilities that were rounded
 _FLAGS = {"0": False, "0.0": False, "False": False, "1": True, "1.0": True, "True": True}
 
 
@@ -86,6 +87,55 @@ class MultiLabelTarget(Target):
             if str(value) not in _FLAGS:
                 raise HeadsetError(f"expected 0 or 1 in column {column!r}, got {shown(value)}.")
         return [column for column, value in values.items() if _FLAGS[str(value)]]
+
+
+@dataclass(frozen=True)
+class SoftTarget(Target):
+    """The probability of each label: float32 ``(B, C)``.
+
+    A value has the probabilities by label, or is a list of them in the order of the label set.
+    """
+
+    def find_labels(self, values: Iterable[Any]) -> tuple[str, ...]:
+        """The labels that have probabilities, sorted; in the order of the numbers where all are whole numbers.
+
+        Raises:
+            HeadsetError: The values are lists, which do not say what the labels are called.
+        """
+        found: set[str] = set()
+        for value in values:
+            if isinstance(value, list):
+                raise HeadsetError(
+                    f"each row is a list of {len(value)} probabilities, which does not say what the labels are called. "
+                    "Give the label set in its order, model.labels: {HEAD: [...]}, or a column for each label."
+                )
+            found.update(map(str, value if isinstance(value, Mapping) else ()))
+        return in_order(found)
+
+    def encode(
+        self, value: Any, labels: tuple[str, ...] | None, example: Mapping[str, Any] | None = None
+    ) -> list[float]:
+        """The probabilities in the order of the label set; labels that are not named have none.
+
+        Raises:
+            HeadsetError: They are no probabilities with the sum 1, or of a label that the run does not know.
+        """
+        labels = labels or ()
+        if isinstance(value, list) and len(value) == len(labels):
+            value = dict(zip(labels, value, strict=True))
+        if not isinstance(value, Mapping):
+            raise HeadsetError(f"expected the probabilities of {len(labels)} labels, got {shown(value)}.")
+        row = [0.0] * len(labels)
+        for name, share in value.items():
+            if share is not None:  # tables have every label in every row
+                row[label_index(name, labels)] = number_in(share)
+        if min(row, default=0.0) < 0 or abs(sum(row) - 1) > TOLERANCE:
+            raise HeadsetError(f"expected probabilities with the sum 1, got {shown(value)}, whose sum is {sum(row):g}.")
+        return row
+
+    def join(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The probabilities by the names of the columns."""
+        return dict(values)
 
 
 def _parts(value: Any) -> list[Any] | None:

@@ -1,6 +1,9 @@
 """One answer a text: a class, several classes, or numbers."""
 
+from typing import Any
+
 from heads.classification import SINGLE, Classification
+from heads.objective import plain_objective
 from heads.scorers import NATIVE, check_pooling
 
 __all__ = ["SequenceClassification"]
@@ -20,8 +23,15 @@ class SequenceClassification(Classification):
         hidden_layers: Which hidden layers are pooled: ``last``, a number, a list of numbers (concatenated), or ``mix``,
             a learned mean of all. The native pooling reads the last one.
         num_outputs: How many numbers a text has, in regression.
-        threshold: The probability from which a label counts as given, in multi-label classification.
+        threshold: The probability from which a label counts as given, in multi-label classification: one for all, or
+            by label, or ``tuned``: for each label the one with the best F1 on validation.
         dropout: Before the linear layer, where pooling is not native.
+        temperature: What scores are divided by before they become probabilities, with one label; ``tuned``: what fits
+            validation best.
+        objective: The loss, by name or as ``{loss: ..., setting: ...}``; by default that of transformers. For one label
+            ``cross_entropy``, ``focal``, ``coral`` or ``corn``; for several ``binary_cross_entropy`` or ``focal``; for
+            numbers ``mse``, ``l1`` or ``huber``. Settings: ``label_smoothing``, ``class_weights``,
+            ``positive_weights``, ``gamma``, ``delta``, ``soft_labels``.
 
     Raises:
         HeadsetError: An argument is not one of these.
@@ -43,18 +53,22 @@ class SequenceClassification(Classification):
         pooling: str | list[str] = NATIVE,
         hidden_layers: int | str | list[int] = "last",
         num_outputs: int = 1,
-        threshold: float = 0.5,
+        threshold: float | str | dict[str, float] = 0.5,
         dropout: float = 0.1,
+        temperature: float | str = 1.0,
+        objective: str | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_pooling(pooling, hidden_layers)
         self.problem_type = problem_type
-        self.check_problem_type()
         self.pooling = pooling
         self.hidden_layers = hidden_layers
         self.num_outputs = num_outputs
         self.threshold = threshold
         self.dropout = dropout
+        self.temperature = temperature
+        self.objective = plain_objective(objective)
+        self.check_settings()
 
     @property
     def auto_class(self) -> str | None:

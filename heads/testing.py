@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backbones.backbone import Backbone
 from heads.base import Head, HeadContext, HeadOutput
+from heads.label_counts import LabelCounts
 from heads.targets import PairTarget
 from heads.testing_inputs import make_batch, make_labels, padded, row_count, tiny_backbone, tiny_tokenizer
 
@@ -45,7 +46,9 @@ def check_head(
     backbone = backbone or tiny_backbone(head.reads)
     twin = _again(head)
     assert twin.spec() == head.spec(), f"made again from its spec, the head says {twin.spec()}, not {head.spec()}"
-    context = HeadContext(backbone, labels if _has_labels(head) else None, tiny_tokenizer())
+    names = labels if _has_labels(head) else None
+    counts = None if names is None else LabelCounts(names, tuple(range(1, len(names) + 1)), 2 * len(names))
+    context = HeadContext(backbone, names, tiny_tokenizer(), counts)
     torch.manual_seed(0)
     head.attach(context)
     twin.attach(context)

@@ -20,7 +20,7 @@ from backbones.backbone import Backbone
 from heads.answers import NOWHERE, AnswerTarget
 from heads.base import Head
 from heads.choice_target import ChoiceTarget
-from heads.targets import MultiLabelTarget, NumberTarget, PairTarget, TagTarget
+from heads.targets import MultiLabelTarget, NumberTarget, PairTarget, SoftTarget, TagTarget
 
 __all__ = ["make_batch", "make_labels", "padded", "row_count", "tiny_backbone", "tiny_tokenizer"]
 
@@ -93,6 +93,8 @@ def make_labels(head: Head, labels: tuple[str, ...] | None) -> Tensor | None:
     size = len(labels or ())
     if isinstance(target, MultiLabelTarget):
         return (torch.arange(rows * size) % 2).view(rows, size).float()
+    if isinstance(target, SoftTarget):
+        return torch.rand(rows, size).softmax(-1)
     if isinstance(target, NumberTarget):
         return torch.randn(rows, target.size).squeeze(-1)
     if isinstance(target, PairTarget):
