@@ -6,12 +6,33 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from heads.base import Head
 from headset.model import Headset
 from headset.record import hub_id, source_name
 from headset.verify import Loader
 
 __all__ = ["write_card"]
 
+# How answers are made of scores, by what is in config.json.
+THRESHOLDS = """`config.json` has a threshold for each label, which is given where its probability is at least that:
+
+```python
+thresholds = torch.tensor([model.config.thresholds[label] for label in model.config.id2label.values()])
+given = model(**inputs).logits.sigmoid() >= thresholds
+```"""
+TEMPERATURE = """`config.json` has the temperature at which probabilities are calibrated:
+
+```python
+probabilities = (model(**inputs).logits / model.config.calibration_temperature).softmax(-1)
+```"""
+ORDERED = """The labels are in their order, from the lowest to the highest, and the scores are logarithms of their
+probabilities. The answer is the median, the first label up to which the probabilities sum to one half, and not the
+likeliest label:
+
+```python
+median = (model(**inputs).logits.softmax(-1).cumsum(-1) < 0.5).sum(-1)
+```"""
+NOTES = {"thresholds": THRESHOLDS, "calibration_temperature": TEMPERATURE}
 STAGES = {"val": "validation", "test": "test"}
 
 
@@ -41,6 +62,7 @@ def write_card(headset: Headset, name: str, folder: Path, loader: Loader) -> Non
         f"{f' ({base})' if base else ''}, made with headset. `{loader.name}` loads it:",
         f"```python\n{loader.usage}\n```",
         f"## Labels\n\n{labels}",
+        _decisions(head),
         *(_table(f"Metrics, {stage}", "metric", found) for stage, found in metrics.items()),
         _table("Data", "split", data),
         _table("Training", "argument", run.get("training", {})),
@@ -53,6 +75,12 @@ def write_card(headset: Headset, name: str, folder: Path, loader: Loader) -> Non
 def _tags(headset: Headset, name: str, folder: Path, loader: Loader) -> list[str]:
     tags = ["headset", type(headset.head(name)).__name__, headset.backbone.spec.model_type]
     return [*tags, "custom_code"] if any(folder.glob("modeling_*.py")) else tags
+
+
+def _decisions(head: Head) -> str:
+    """How answers are made of scores, where that is not as usual."""
+    notes = [NOTES[name] for name in head.export_settings() if name in NOTES] + [ORDERED] * head.ordered
+    return "\n\n".join(["## Answers", *notes]) if notes else ""
 
 
 def _metrics(name: str, run: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from backbones.errors import HeadsetError
 from heads.base import Head
+from heads.label_counts import LabelCounts
 from heads.targets import ClassTarget
 from headset.batches import Collator, make_encoder
 from headset.checks import (
@@ -28,7 +29,8 @@ from headset.checks import (
 )
 from headset.encoders import Encoder, reading
 from headset.examples import ExampleMaker, make_examples
-from headset.labels import LabelColumn, Labels, check_label_set, label_columns, other_labels
+from headset.label_statistics import count_labels
+from headset.labels import LabelColumn, Labels, check_label_set, check_order, label_columns, other_labels
 from headset.processors import Processor
 from headset.readers import Source, place, read
 from headset.sampler import RowBatches, stratified_cut
@@ -184,6 +186,16 @@ class TextData(LightningDataModule):
             if column.labels is not None:
                 pinned = self._connection[2][name]
                 check_label_set(name, column, "" if pinned else place(self._source("train")))
+                check_order(name, self.heads[name].ordered and not pinned, column.labels)
+
+    def label_counts(self) -> dict[str, LabelCounts]:
+        """How often the rows to learn from have each label, for the heads that ask for it."""
+        tables, asking = [self.datasets[it] for it in ("train",) if it in self.datasets], self.heads.items()
+        return {
+            name: count_labels(tables, name, self.label_sets[name] or ())
+            for name, head in asking
+            if tables and head.needs_label_counts
+        }
 
     def raw(self, split: str) -> Dataset:
         """The table of a split as it was read; ``meta["rows"]`` of a batch are the row numbers in it.

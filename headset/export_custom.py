@@ -13,7 +13,7 @@ from torch import nn
 
 from backbones.errors import HeadsetError
 from heads.base import Head, HeadOutput
-from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, TagTarget
+from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, SoftTarget, TagTarget
 from headset.custom_code import Code, needed_packages
 from headset.custom_models import NO_WEIGHTS
 from headset.export_transformers import TASKS, hub_task, usage
@@ -36,6 +36,7 @@ words = [["A", "short", "text", "."]]
 print(model.predict(tokenizer(words, is_split_into_words=True, padding=True, return_tensors="pt")))"""
 PROBLEMS = {
     ClassTarget: "single_label_classification",
+    SoftTarget: "single_label_classification",
     MultiLabelTarget: "multi_label_classification",
     NumberTarget: "regression",
 }
@@ -106,6 +107,7 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     problems = [problem for target, problem in PROBLEMS.items() if isinstance(head.target(), target)]
     if task.endswith("classification") and problems:
         config["problem_type"] = problems[0]
+    config |= head.export_settings()
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     parts = nn.ModuleDict({"backbone": headset.backbone.model, "head": head})
     save_model(parts, str(folder / "model.safetensors"), metadata={"format": "pt"})

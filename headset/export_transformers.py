@@ -69,7 +69,9 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     """Write model and tokenizer."""
     head = headset.head(name)
     assert isinstance(head.scorer, NativeModel) and head.auto_class and headset.processor is not None
-    head.scorer.whole(headset.backbone).save_pretrained(folder)
+    model = head.scorer.whole(headset.backbone)
+    model.config.update(head.export_settings())
+    model.save_pretrained(folder)
     headset.processor.save_pretrained(folder)
     task = hub_task(head)
     return Loader("transformers", head.auto_class, task, usage(headset, name, task))

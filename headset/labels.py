@@ -1,5 +1,6 @@
 """Which columns hold a head's labels, and what values they give."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,9 +9,9 @@ from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from backbones.errors import HeadsetError, invalid_choice
 from heads.base import Head
-from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, TagTarget, Target
+from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, SoftTarget, TagTarget, Target
 
-__all__ = ["LabelColumn", "Labels", "check_label_set", "label_columns", "other_labels"]
+__all__ = ["LabelColumn", "Labels", "check_label_set", "check_order", "label_columns", "other_labels"]
 
 Labels = dict[str, str | list[str]] | list[str] | str
 
@@ -64,7 +65,7 @@ class LabelColumn:
         """The label set of a table: its values, or what the columns fix by their names or as ``ClassLabel``."""
         if isinstance(self.columns, str):
             return _class_names(rows.features[self.columns]) or self.target.find_labels(self.all_values(rows))
-        return self.names if isinstance(self.target, MultiLabelTarget) else None
+        return self.names if isinstance(self.target, MultiLabelTarget | SoftTarget) else None
 
 
 def label_columns(labels: Labels, heads: Mapping[str, Head]) -> dict[str, LabelColumn]:
@@ -101,20 +102,38 @@ def check_label_set(head: str, column: LabelColumn, place: str) -> None:
         HeadsetError: There are fewer than two labels, and the head learns to tell labels apart.
     """
     labels = column.labels or ()
-    if not isinstance(column.target, ClassTarget | MultiLabelTarget | TagTarget) or len(labels) > 1:
+    if not isinstance(column.target, ClassTarget | SoftTarget | MultiLabelTarget | TagTarget) or len(labels) > 1:
         return
     has = f"has one label, {labels[0]!r}" if labels else "has no labels"
     where = f"{column} of {place}" if place else f"the run's label set for the head {head!r}"
     raise HeadsetError(f"{where} {has}; at least two are needed.")
 
 
+def check_order(head: str, ordered: bool, labels: Sequence[str] | None) -> None:
+    """Check that the order of labels that were found in data says something, where that matters.
+
+    Args:
+        head: The name of the head.
+        ordered: Whether the order matters to it.
+        labels: Its label set.
+
+    Raises:
+        HeadsetError: It matters, and is only that of the alphabet.
+    """
+    if ordered and labels and list(labels) == sorted(labels) and not all(re.fullmatch(r"-?\d+", it) for it in labels):
+        raise HeadsetError(
+            f"The head {head!r} learns ranks, and the data has its labels in no other order than that of the alphabet: "
+            f"{', '.join(labels)}. Give the labels from the lowest to the highest: model.labels: {{{head}: [...]}}."
+        )
+
+
 def _columns(head: str, setting: str | list[str], target: Target) -> str | tuple[str, ...]:
     if isinstance(setting, str):
         return setting
-    if not isinstance(target, MultiLabelTarget | NumberTarget):
+    if not isinstance(target, MultiLabelTarget | NumberTarget | SoftTarget):
         raise HeadsetError(
             f"The head {head!r} takes one column of labels, and data.labels names a list: {setting}. Lists of columns "
-            "are for several labels a row (columns of 0 and 1) and for several numbers."
+            "are for several labels a row (columns of 0 and 1), for probabilities of labels, and for several numbers."
         )
     if isinstance(target, NumberTarget) and target.size != len(setting):
         raise HeadsetError(

@@ -15,6 +15,7 @@ from backbones.calls import merge_calls
 from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import limit_length
 from heads.base import Head, HeadContext, HeadOutput
+from heads.label_counts import LabelCounts
 from heads.targets import TagTarget
 from headset.batches import in_dtype, make_batch, make_encoder
 from headset.encoders import Encoder
@@ -34,6 +35,7 @@ class Headset(nn.Module):
         labels: The label set of each head that has one, in the order of its outputs.
         tokenizer: Makes the inputs of `predict`, and is kept in everything that is saved.
         processor: The same for other inputs than texts: an image processor, or a feature extractor.
+        label_counts: How often each label is in the data to learn from, for heads with balanced weights.
 
     Raises:
         HeadsetError: A name is taken or unknown, or a head does not fit the backbone.
@@ -55,9 +57,10 @@ class Headset(nn.Module):
         labels: Labels | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         processor: Processor | None = None,
+        label_counts: Mapping[str, LabelCounts] | None = None,
     ) -> None:
         super().__init__()
-        labels = labels or {}
+        labels, counts = labels or {}, label_counts or {}
         for name in labels:
             if name not in heads:
                 raise invalid_choice("head in labels", name, heads)
@@ -73,8 +76,8 @@ class Headset(nn.Module):
             _agree_on_padding(backbone.config.get_text_config(), self.tokenizer, heads)
         for name, head in heads.items():
             check_name(name)
-            names = labels.get(name)
-            head.attach(HeadContext(backbone, None if names is None else tuple(map(str, names)), self.tokenizer))
+            names = None if labels.get(name) is None else tuple(map(str, labels[name] or ()))
+            head.attach(HeadContext(backbone, names, self.tokenizer, counts.get(name)))
             self.heads[name] = head
             self.states[name] = "new"
 

@@ -19,6 +19,7 @@ from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import limit_length, load_config
 from heads.base import Head, HeadOutput
+from heads.label_counts import LabelCounts
 from headset.checkpoint import (
     check_same,
     describe,
@@ -27,12 +28,14 @@ from headset.checkpoint import (
     read_checkpoint,
 )
 from headset.data import TextData
+from headset.distillation import Teacher, check_distillation
 from headset.labels import other_labels
 from headset.model import Headset, check_name
 from headset.optim import check_schedule, make_optimizer, make_scheduler, optimizer_spec
 from headset.processors import Processor, load_processor, processor_files, processor_from_files
 from headset.record import record
 from headset.stored import POLICIES, find_stored_heads, load_stored_head
+from headset.tuning import Tuning
 
 __all__ = ["LitHeadset"]
 
@@ -61,6 +64,8 @@ class LitHeadset(LightningModule):
             weights to the head of that task, ``replace`` starts that head anew, with labels of its own, ``drop`` says
             that no head is of that task. If not given, it is kept where a head is of its task.
         new_heads: Heads that start anew although a checkpoint has trained weights for them.
+        distillation: A trained model that heads learn from beside their labels: ``{teacher: CHECKPOINT or FOLDER,
+            temperature: 2.0, alpha: 0.5, heads: [NAME, ...]}``; ``alpha`` is its share of the loss.
 
     Raises:
         HeadsetError: A setting is wrong. Nothing is loaded before settings are checked.
@@ -80,6 +85,7 @@ class LitHeadset(LightningModule):
         loss_weights: dict[str, float] | None = None,
         stored_head: str | None = None,
         new_heads: list[str] | None = None,
+        distillation: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
@@ -103,7 +109,9 @@ class LitHeadset(LightningModule):
             for name in names or ():
                 if name not in heads:
                     raise invalid_choice(f"head in {setting}", name, heads)
+        check_distillation(distillation, heads)
         self.heads = dict(heads)
+        self.teacher: Teacher | None = None
         self.optimizer = optimizer
         self.allow_untrained = False
         self.headset: Headset | None = None
@@ -122,9 +130,11 @@ class LitHeadset(LightningModule):
                 "loss_weights": loss_weights or {},
                 "stored_head": stored_head,
                 "new_heads": new_heads or [],
+                "distillation": distillation,
             }
         )
         self._labels = {name: None if names is None else tuple(names) for name, names in (labels or {}).items()}
+        self._label_counts: dict[str, LabelCounts] = {}
         self._states: dict[str, str] = {}
         self._processor: Processor | None = None
         self._run: dict[str, Any] = {}
@@ -204,13 +214,16 @@ class LitHeadset(LightningModule):
         """Take the label sets that the data found."""
         found: dict[str, Any] = getattr(self.trainer.datamodule, "label_sets", {})  # type: ignore[attr-defined]
         self._labels = found | {name: names for name, names in self._labels.items() if names is not None}
+        if stage == "fit" and isinstance(self.trainer.datamodule, TextData):  # type: ignore[attr-defined]
+            self._label_counts = self.trainer.datamodule.label_counts()  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
         """Make the headset: once, with the weights of the backbone, or to be filled from a checkpoint."""
         if self.headset is not None:
             return
         backbone = Backbone.from_options(self.backbone_options)
-        self.headset = Headset(backbone, self.heads, self.labels, processor=self.processor)
+        counts = self._label_counts
+        self.headset = Headset(backbone, self.heads, self.labels, processor=self.processor, label_counts=counts)
         for name in self.stored_heads:
             load_stored_head(name, self.heads[name], self.backbone_options.path)
             self.headset.states[name] = "loaded"
@@ -220,6 +233,7 @@ class LitHeadset(LightningModule):
         for stage in STAGES:
             for name, head in self.heads.items():
                 self.measures[f"{stage}/{name}"] = head.metrics()
+        self.tuning = Tuning(self.heads)
 
     def configure_optimizers(self) -> Any:
         """AdamW or the optimizer given, and a schedule over all steps of the run."""
@@ -278,9 +292,15 @@ class LitHeadset(LightningModule):
             return super().load_state_dict(*args, **kwargs)
 
     def on_fit_start(self) -> None:
-        """Say which heads are new, and fix the seed of the steps."""
+        """Say which heads are new, load their teacher, and fix the seed of the steps."""
         self.report_states()
+        if self.hparams["distillation"]:
+            self.teacher = Teacher(self.hparams["distillation"], self.built)
         self._seed = self._seed or torch.initial_seed() % 2**31
+
+    def on_train_start(self) -> None:
+        """Check that heads that choose something on validation have one."""
+        self.tuning.check(sum(self.trainer.num_val_batches) > 0)
 
     def on_validation_start(self) -> None:
         """Say which heads are new, unless training has said so."""
@@ -329,7 +349,8 @@ class LitHeadset(LightningModule):
         return {name: self.heads[name].predict(output) for name, output in self(batch).items()}
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of validation."""
+        """Log the metrics of validation, with the thresholds and temperatures that it gives in training."""
+        self.tuning.finish(lambda name: self._measure("val", name))
         self._log_measures("val")
 
     def on_test_epoch_end(self) -> None:
@@ -350,6 +371,8 @@ class LitHeadset(LightningModule):
         batches, labels = self.built.prepare(batch)
         outputs = self.built.answer(batches)
         losses = self.built.losses(outputs, labels)
+        if stage == "train" and self.teacher is not None:
+            losses = self.teacher.losses(batches, outputs, labels, losses)
         weights: dict[str, float] = self.hparams["loss_weights"]
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         logged = {f"{stage}/loss": total} | ({f"{stage}/{name}/loss": loss for name, loss in losses.items()})
@@ -361,6 +384,8 @@ class LitHeadset(LightningModule):
             for name, output in outputs.items():
                 inputs = self.heads[name].metric_inputs(output, labels[name])
                 self._measure(stage, name).update(*inputs)
+                if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+                    self.tuning.keep(name, output, labels[name])
         return total
 
     def _log_measures(self, stage: str) -> None:
