@@ -10,5 +10,6 @@ from .pooling import Pooling as Pooling
 from .question_answering import QuestionAnswering as QuestionAnswering
 from .registry import list_heads as list_heads
 from .registry import register_head as register_head
+from .reranking import Reranking as Reranking
 from .sequence_classification import SequenceClassification as SequenceClassification
 from .token_classification import TokenClassification as TokenClassification

@@ -86,8 +86,9 @@ class Head(nn.Module, ABC):
 
     # What a row is read as. "text": a text, or two of them as one input, [CLS] a [SEP] b [SEP]. "pair": each of two
     # texts for itself; a batch holds the first texts of all rows, then the second ones. "question": a question and its
-    # context, in overlapping windows. "choices": a text with each of several choices. "image", "audio": one of these.
-    reads: ClassVar[Literal["text", "pair", "question", "choices", "image", "audio"]] = "text"
+    # context, in overlapping windows. "choices": a text with each of several choices. "candidates": a query with each
+    # of one or more documents. "image", "audio": one of these.
+    reads: ClassVar[Literal["text", "pair", "question", "choices", "candidates", "image", "audio"]] = "text"
 
     # Whether a part of a long text teaches as much as the whole: long texts are then learnt in parts, and not cut.
     learns_in_parts: ClassVar[bool] = False
@@ -259,7 +260,7 @@ class Head(nn.Module, ABC):
         """Metrics of one stage; the default is accuracy and macro F1 over the label set."""
         return class_metrics(self.labels)
 
-    def metric_inputs(self, output: HeadOutput, labels: Any) -> tuple[Any, Any]:
+    def metric_inputs(self, output: HeadOutput, labels: Any) -> tuple[Any, ...]:
         """What ``metrics().update`` takes: predictions and targets."""
         return output.logits, labels
 

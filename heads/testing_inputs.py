@@ -20,6 +20,7 @@ from backbones.backbone import Backbone
 from heads.answers import NOWHERE, AnswerTarget
 from heads.base import Head
 from heads.choice_target import ChoiceTarget
+from heads.relevance import NO_DOCUMENT, RelevanceTarget
 from heads.targets import MultiLabelTarget, NumberTarget, PairTarget, SoftTarget, TagTarget
 
 __all__ = ["make_batch", "make_labels", "padded", "row_count", "tiny_backbone", "tiny_tokenizer"]
@@ -75,7 +76,7 @@ def make_batch(head: Head) -> dict[str, Any]:
     meta["rows"] = list(range(len(LENGTHS) // (2 if _by_twos(head) else 1)))
     if head.needs_word_ids:
         meta["word_ids"] = (torch.arange(width) // 2).masked_fill(mask == 0, -1)
-    if head.reads == "choices":
+    if head.reads in ("choices", "candidates"):
         batch = {key: value.unflatten(0, (-1, 2)) for key, value in batch.items()}
     if head.reads == "question":
         starts = torch.arange(-2, width - 2) + torch.tensor([[0], [5], [0], [0]])
@@ -99,6 +100,8 @@ def make_labels(head: Head, labels: tuple[str, ...] | None) -> Tensor | None:
         return torch.randn(rows, target.size).squeeze(-1)
     if isinstance(target, PairTarget):
         return torch.rand(rows // 2)
+    if isinstance(target, RelevanceTarget):
+        return torch.tensor([[0.0, 1.0], [1.0, NO_DOCUMENT]])
     if isinstance(target, ChoiceTarget):
         return torch.arange(rows // 2) % 2
     if target is None:
@@ -140,4 +143,4 @@ def _media(reads: str, generator: torch.Generator) -> dict[str, Any]:
 
 def _by_twos(head: Head) -> bool:
     """Whether two inputs make a row: the texts of a pair, or two choices."""
-    return isinstance(head.target(), PairTarget) or head.reads == "choices"
+    return isinstance(head.target(), PairTarget) or head.reads in ("choices", "candidates")

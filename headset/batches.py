@@ -92,8 +92,9 @@ def make_encoder(
         return AudioEncoder(processor, folder, max_seconds)
     if reads == "question":
         return QuestionEncoder(processor, max_length, stride=stride)
-    if reads == "choices":
-        return ChoiceEncoder(processor, max_length, texts=texts)
+    if reads in ("choices", "candidates"):
+        ranked = reads == "candidates"
+        return ChoiceEncoder(processor, max_length, texts=1 if ranked else texts, ranked=ranked)
     kind = ChunkEncoder if in_parts else TextEncoder
     return kind(processor, max_length, separate=reads == "pair", split_words=split_words, word_ids=word_ids)
 

@@ -133,12 +133,20 @@ def check_text_columns(text: Sequence[str], reads: str) -> None:
         raise HeadsetError(f"data.text names {len(text)} columns. Give one, or two for pairs of texts.")
 
 
-def check_choices(heads: Sequence[str], reads: str, choices: Sequence[str]) -> None:
+def check_choices(heads: Sequence[str], reads: str, choices: Sequence[str], text: Sequence[str]) -> None:
     """Check that columns with choices are named where heads choose, and only there.
 
     Raises:
         HeadsetError: It is not so.
     """
+    if reads == "candidates":
+        if bool(choices) == (len(text) == 2):
+            raise HeadsetError(
+                f"{', '.join(heads)}: each row has a query and documents. Name the query with data.text and the column "
+                "with lists of documents with data.choices; or, for rows with one document each, both columns with "
+                "data.text: [query, document]."
+            )
+        return
     if reads == "choices" and not choices:
         raise HeadsetError(
             f"{', '.join(heads)}: each row has several choices. Name the column that holds lists of them, or several "

@@ -10,7 +10,9 @@ from backbones.errors import HeadsetError
 from headset.checks import RowError, check_text
 from headset.text_encoder import TextEncoder
 
-__all__ = ["ChoiceEncoder"]
+__all__ = ["ChoiceEncoder", "PairEncoder"]
+
+FORM = "(text, [choice, choice, ...])"
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,12 @@ class ChoiceEncoder(TextEncoder):
 
     Args:
         texts: How many columns come before the choices: with two, the second is how each choice begins.
+        ranked: Whether the texts are queries and the choices documents to rank: a row may have only one then, and
+            ``meta["queries"]`` holds the queries.
     """
 
     texts: int = 1
+    ranked: bool = False
 
     samples: ClassVar[Sequence[Any]] = (
         ("A short text.", ["A choice.", "Another one, which is longer."]),
@@ -36,21 +41,36 @@ class ChoiceEncoder(TextEncoder):
         Raises:
             HeadsetError: They are nothing of that kind.
         """
+        told = "queries with documents, (query, [document, ...])" if self.ranked else f"texts with choices, {FORM}"
         for row in inputs:
             text, choices = row if isinstance(row, tuple) and len(row) == 2 else (None, None)
             if not (isinstance(text, str) and isinstance(choices, list) and all(isinstance(it, str) for it in choices)):
-                raise HeadsetError(f"predict takes texts with choices, (text, [choice, choice, ...]); got {row!r}.")
-            if len(choices) < 2:
-                raise HeadsetError(f"There are two choices at least, (text, [choice, choice, ...]); got {row!r}.")
+                raise HeadsetError(f"predict takes {told}; got {row!r}.")
+            if len(choices) < self.least:
+                raise HeadsetError(f"There {self._least_told} at least, {told.partition(', ')[2]}; got {row!r}.")
         return list(zip(*inputs, strict=True))
+
+    @property
+    def _least_told(self) -> str:
+        return "is one document" if self.ranked else "are two choices"
+
+    @property
+    def stock(self) -> TextEncoder:
+        """Documents are ranked by a model of pairs of texts."""
+        return PairEncoder(self.tokenizer, self.max_length) if self.ranked else self
+
+    @property
+    def least(self) -> int:
+        """The fewest choices of a row."""
+        return 1 if self.ranked else 2
 
     def check(self, row: int, column: str, value: Any) -> None:
         """Check that a text is not blank, and that of choices there are two at least."""
         if not isinstance(value, list):
             check_text(row, column, value)
             return
-        if len(value) < 2:
-            raise RowError(row, f"column {column!r}: at least two choices are needed, got {value!r}.")
+        if len(value) < self.least:
+            raise RowError(row, f"column {column!r}: there {self._least_told} at least, got {value!r}.")
         for choice in value:
             if not isinstance(choice, str) or not choice.strip():
                 raise RowError(row, f"column {column!r}: expected texts to choose from, got {choice!r} among them.")
@@ -63,11 +83,11 @@ class ChoiceEncoder(TextEncoder):
                 them, or several columns.
 
         Returns:
-            What the tokenizer gives, for each row a list with an item for each choice; ``choices``, their texts; and
-            ``truncated``, whether one was cut.
+            What the tokenizer gives, for each row a list with an item for each choice; ``choices``, their texts;
+            ``query``, where they are ranked; and ``truncated``, whether one was cut.
         """
         texts, rest = columns[: self.texts], columns[self.texts :]
-        choices = [list(row) for row in (rest[0] if len(rest) == 1 else zip(*rest, strict=True))]
+        choices = [_listed(row) for row in (rest[0] if len(rest) == 1 else zip(*rest, strict=True))]
         rows = list(zip(*texts, choices, strict=True))
         first = [text for text, *_, row in rows for _ in row]
         second = [" ".join([*begin, choice]) for _, *begin, row in rows for choice in row]
@@ -78,14 +98,16 @@ class ChoiceEncoder(TextEncoder):
             for key, values in flat.items():
                 encoded[key].append(values[start : start + len(row)])
             start += len(row)
-        return encoded | {"choices": choices, "truncated": [any(row) for row in encoded["truncated"]]}
+        encoded |= {"choices": choices, "truncated": [any(row) for row in encoded["truncated"]]}
+        return encoded | ({"query": list(texts[0])} if self.ranked else {})
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Pad rows to the longest input and to the most choices, and stack them.
 
         Returns:
             The model inputs ``(B, C, T)``; a row with fewer than C choices repeats its last one. ``meta`` holds the
-            texts of the ``choices`` of each row, and else what `TextEncoder.collate` says, tensors as ``(B, C, T)``.
+            texts of the ``choices`` of each row, ``queries`` where these are ranked; else what `TextEncoder.collate`
+            says, tensors as ``(B, C, T)``.
         """
         most = max(len(example["choices"]) for example in examples)
         flat = [
@@ -96,8 +118,9 @@ class ChoiceEncoder(TextEncoder):
         batch = super().collate(flat)
         meta = {key: _apart(value, most) for key, value in batch.pop("meta").items()}
         meta["choices"] = [example["choices"] for example in examples]
-        if "row" in examples[0]:
-            meta["rows"] = [example["row"] for example in examples]
+        for name, key in {"row": "rows", "query": "queries"}.items():
+            if name in examples[0]:
+                meta[key] = [example[name] for example in examples]
         return {**{key: _apart(value, most) for key, value in batch.items()}, "meta": meta}
 
     @property
@@ -107,9 +130,27 @@ class ChoiceEncoder(TextEncoder):
 
     def identity(self) -> list[str]:
         """The settings, and the tokenizer."""
-        return [repr(self.texts), *super().identity()]
+        return [repr((self.texts, self.ranked)), *super().identity()]
+
+
+@dataclass(frozen=True)
+class PairEncoder(TextEncoder):
+    """Tokenises pairs of texts, each as one input."""
+
+    samples: ClassVar[Sequence[Any]] = (
+        ("A query?", "A short text."),
+        (
+            "Another query, which is longer.",
+            "Another one, which is a little longer than the first, and has 2 numbers: 3.",
+        ),
+    )
 
 
 def _apart(value: Any, choices: int) -> Any:
     """A tensor ``(B * C, T)`` as ``(B, C, T)``; all else as it is."""
     return value.view(-1, choices, value.shape[-1]) if isinstance(value, Tensor) else value
+
+
+def _listed(choices: Any) -> list[str]:
+    """The choices of a row; a text is the only one."""
+    return [choices] if isinstance(choices, str) else list(choices)

@@ -60,8 +60,8 @@ class TextData(LightningDataModule):
         image: The column with the images, or their paths, for heads that read images. Relative paths start in the
             folder of the file that they stand in.
         audio: The same for heads that read sounds.
-        choices: For heads that choose: the column with lists of choices, or several columns. With two columns of texts
-            the second one is how each choice begins.
+        choices: For heads that choose or rerank: the column with lists of choices or documents, or several columns.
+            With two columns of texts the second one is how each choice begins.
         max_length: The most tokens of an input; by default the tokenizer's own limit, at most 512.
         stride: How many tokens the windows of a long context have in common, for heads that read questions; by default
             128, or half of ``max_length`` where that is less.
@@ -262,7 +262,7 @@ class TextData(LightningDataModule):
         """What a row is read as, by all heads."""
         reads = reading(self.heads, self.text)
         check_text_columns(self.text, reads)
-        check_choices(list(self.heads), reads, self.choices)
+        check_choices(list(self.heads), reads, self.choices, self.text)
         return reads
 
     @property
@@ -344,7 +344,7 @@ class TextData(LightningDataModule):
         check_columns(table, maker.columns, place(source))
         if split != "predict":
             check_words(self.heads, self.text, table.features, place(source))
-        if self.choices:
+        if self.choices or self.reads == "candidates":
             check_choice_columns(self.text, self.choices, table.features, place(source))
         try:
             examples = make_examples(table, maker, self.num_proc)

@@ -40,6 +40,11 @@ class Encoder(ABC):
         """The side on which tokens are padded."""
         return "right"
 
+    @property
+    def stock(self) -> "Encoder":
+        """What makes the inputs of the exported model: itself for most."""
+        return self
+
     @abstractmethod
     def columns(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
         """What a user gives to ``predict``, as columns of a table.

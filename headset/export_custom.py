@@ -139,6 +139,8 @@ def task_of(head: Head, output: HeadOutput, vocab_size: int) -> str:
         return "token-classification"
     if len(shape) == 3 and head.reads == "question" and shape[-1] == 2:
         return "question-answering"
+    if len(shape) == 2 and head.reads == "candidates":
+        return "text-classification"
     if len(shape) == 2 and head.reads == "choices":
         return "multiple-choice"
     if len(shape) == 3 and target is None and shape[-1] == vocab_size:

@@ -12,6 +12,7 @@ from heads.base import Head
 from heads.classification import REGRESSION
 from heads.native import NativeModel
 from heads.pooling import Pooling
+from heads.reranking import Reranking
 from heads.sequence_classification import SequenceClassification
 from headset.model import Headset
 from headset.verify import Loader
@@ -34,12 +35,12 @@ def check(headset: Headset, name: str) -> None:
                 "This one goes out with its code: --format custom."
             )
         return
-    scorer = head.scorer if isinstance(head, SequenceClassification) else None
+    scorer = head.scorer if isinstance(head, SequenceClassification | Reranking) else None
     if not isinstance(scorer, NativeModel) or scorer.config.num_labels != 1:
         raise HeadsetError(
             f"The head '{name}' ({type(head).__name__}) gives neither vectors, for a SentenceTransformer, nor one "
-            "native score, for a CrossEncoder. sentence-transformers takes Pooling, and SequenceClassification with "
-            "problem_type: regression, pooling: native and num_outputs: 1."
+            "native score, for a CrossEncoder. sentence-transformers takes Pooling; Reranking with pooling: native; "
+            "and SequenceClassification with problem_type: regression, pooling: native and num_outputs: 1."
         )
 
 
@@ -70,10 +71,10 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
         model = sentence_transformers.SentenceTransformer(modules=modules, device="cpu")
         task, call, pairs = "sentence-similarity", 'encode(["A text."])', False
     else:
-        assert isinstance(head, SequenceClassification) and isinstance(head.scorer, NativeModel)
+        assert isinstance(head, SequenceClassification | Reranking) and isinstance(head.scorer, NativeModel)
         head.scorer.whole(headset.backbone).save_pretrained(base)
         # A CrossEncoder puts a sigmoid on a lone score, unless its folder says otherwise.
-        activation = nn.Identity() if head.problem_type == REGRESSION else nn.Sigmoid()
+        activation = nn.Identity() if getattr(head, "problem_type", None) == REGRESSION else nn.Sigmoid()
         model = sentence_transformers.CrossEncoder(str(base), device="cpu", max_length=length, activation_fn=activation)
         task, call, pairs = "text-ranking", 'predict([("A query.", "A text.")])', True
     model.save_pretrained(str(folder), create_model_card=False)

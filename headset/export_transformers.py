@@ -26,6 +26,7 @@ INPUTS = {"fill-mask": "A {mask}.", "image-classification": "image.png", "audio-
 PIPELINE = """from transformers import pipeline
 
 answer = pipeline("{task}", "path/to/{name}")("{text}")"""
+PAIR = '{"text": "A query.", "text_pair": "A document."}'
 # transformers has no pipeline for these tasks.
 CHOICES = """import torch
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
@@ -80,7 +81,8 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
 def usage(headset: Headset, name: str, task: str) -> str:
     """How a model is used, for its card: by a pipeline, where transformers has one for the task."""
     text = INPUTS.get(task, "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
-    return USAGES.get(task, PIPELINE).format(task=task, name=name, text=text)
+    told = USAGES.get(task, PIPELINE).format(task=task, name=name, text=text)
+    return told.replace(f'"{text}"', PAIR) if headset.head(name).reads == "candidates" else told
 
 
 def hub_task(head: Head) -> str:

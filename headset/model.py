@@ -232,8 +232,8 @@ class Headset(nn.Module):
         return make_encoder(head.reads, self.processor, max_length, split_words=_by_word(head))
 
     def sample(self, name: str) -> dict[str, Any]:
-        """A small batch for a head, to compare answers on."""
-        encoder = self.encoder(name)
+        """A small batch for a head, as its exports take it, to compare answers on."""
+        encoder = self.encoder(name).stock
         return make_batch(encoder, encoder.samples)
 
     def save_pretrained(self, folder: str) -> None:

@@ -66,9 +66,9 @@ def verify(headset: Headset, name: str, folder: Path, loader: Loader) -> None:
     Raises:
         HeadsetError: It cannot be loaded, weights are missing or too many, or it gives other numbers.
     """
-    encoder = headset.encoder(name)
+    encoder = headset.encoder(name).stock
     rows = list(encoder.samples)
-    if loader.pairs:
+    if loader.pairs and isinstance(rows[0], str):
         rows = list(zip(rows, [*rows[1:], rows[0]], strict=True))
     groups = [rows, rows[:1]]
     batches = [make_batch(encoder, group) for group in groups]

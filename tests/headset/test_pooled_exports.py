@@ -6,11 +6,13 @@ from transformers import (
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
+    pipeline,
 )
 
 from backbones import Backbone
-from heads import AudioClassification, ImageClassification, MultipleChoice
+from heads import AudioClassification, ImageClassification, MultipleChoice, Reranking
 from headset import Headset
 from headset.processors import load_processor
 
@@ -47,6 +49,24 @@ def test_choices(tiny_bert, tmp_path):
     output = model(**batch, labels=labels)
     torch.testing.assert_close(output.logits, ours, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(ours, labels), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [POOLED, {}], ids=["custom", "stock"])
+def test_documents_for_queries(tiny_bert, tmp_path, settings):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    heads = {"answers": Reranking(**settings)}
+    headset = Headset(Backbone.from_pretrained(str(tiny_bert)), heads, tokenizer=tokenizer)
+    model, batch, ours = exported(headset, tmp_path, AutoModelForSequenceClassification)
+    batch.pop("meta")
+    labels = torch.tensor([[0.0], [1.0]])
+    output = model(**batch, labels=labels)
+    torch.testing.assert_close(output.logits, ours, rtol=1e-5, atol=1e-5)
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(ours, labels)
+    torch.testing.assert_close(output.loss, wanted, rtol=1e-5, atol=1e-5)
+    query, documents = "the film", ["a good film", "bad", "a book"]
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    scores = [classify({"text": query, "text_pair": document})["score"] for document in documents]
+    assert headset.predict([(query, documents)])["answers"][0]["scores"] == pytest.approx(scores, abs=1e-5)
 
 
 @pytest.mark.parametrize(
