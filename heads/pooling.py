@@ -17,6 +17,7 @@ from backbones.calls import BackboneCall
 from backbones.errors import HeadsetError, invalid_choice
 from backbones.layers import LayerChoice, check_layer_choice
 from heads.base import Head, HeadContext, HeadOutput, attention_mask, init_linear
+from heads.gathering import gathered
 from heads.poolers import Pooler, pooling_modes
 from heads.targets import PairTarget, Target
 
@@ -29,9 +30,11 @@ class Pooling(Head):
     """One vector a text: token vectors pooled, projected if asked, scaled to unit length if asked.
 
     With the objective ``contrastive`` it learns from pairs that belong together, each against the second texts of all
-    other pairs in the batch of its process (Henderson et al. 2017; ``MultipleNegativesRankingLoss`` of
-    sentence-transformers with a scale of 1 / temperature). With ``similarity`` it learns scores: the mean squared error
-    between the cosine of a pair and its score (Reimers and Gurevych 2019; ``CosineSimilarityLoss``).
+    other pairs in the batch, over all processes together (Henderson et al. 2017; ``MultipleNegativesRankingLoss`` of
+    sentence-transformers with a scale of 1 / temperature and ``gather_across_devices``). The third text of a row, where
+    there is one, is another that does not belong to the first: a hard negative, for all rows. With ``similarity`` it
+    learns scores: the mean squared error between the cosine of a pair and its score (Reimers and Gurevych 2019;
+    ``CosineSimilarityLoss``).
 
     Args:
         pooling: ``cls``, ``mean``, ``max``, ``last``, ``attention``, or a list of them, concatenated.
@@ -112,10 +115,10 @@ class Pooling(Head):
         Args:
             features: The backbone's output.
             batch: Of single texts, or of pairs (``batch["meta"]["texts"] == 2``): the first texts of all rows, then the
-                second ones.
+                second ones, then the third ones where there are such.
 
         Returns:
-            ``logits``: vectors ``(B, D)``, for pairs ``(2B, D)``; ``info["texts"]``: the number of texts a row, 1 or 2.
+            ``logits``: vectors ``(B, D)``, for pairs ``(2B, D)``; ``info["texts"]``: the number of texts a row.
         """
         hidden = self.layers(features)
         vectors: Tensor = self.pooler(hidden, attention_mask(batch, hidden))
@@ -135,18 +138,20 @@ class Pooling(Head):
         Raises:
             HeadsetError: The batch is not of pairs, or lacks the scores.
         """
-        cosines, target = self._compare(output, labels)
+        together = self.training and torch.is_grad_enabled()  # else processes may have other numbers of batches
+        cosines, target = self._compare(output, labels, together)
         if self.objective == "contrastive":
             return functional.cross_entropy(cosines / self.temperature, target)
         return functional.mse_loss(cosines, target)
 
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
-        """The vector of each row; for pairs both vectors and their cosine."""
+        """The vector of each row; for pairs both vectors and their cosine, for three texts that of the first two."""
         if output.info["texts"] == 1:
             return [{"vector": vector} for vector in output.logits.tolist()]
-        first, second = _pairs(output)
-        rows = zip(torch.cosine_similarity(first, second).tolist(), first.tolist(), second.tolist(), strict=True)
-        return [{"similarity": cosine, "vectors": [left, right]} for cosine, left, right in rows]
+        texts = _texts(output)
+        cosines = torch.cosine_similarity(texts[0], texts[1]).tolist()
+        rows = zip(*(vectors.tolist() for vectors in texts), strict=True)
+        return [{"similarity": cosine, "vectors": list(row)} for cosine, row in zip(cosines, rows, strict=True)]
 
     def metrics(self) -> MetricCollection:
         """How well second texts are found within their batch, or how well cosines follow the scores."""
@@ -158,8 +163,8 @@ class Pooling(Head):
         """Cosines and what they should be.
 
         Returns:
-            For ``contrastive`` the cosines of all first with all second texts ``(B, B)`` and the index of each row's
-            own ``(B,)``; for ``similarity`` the cosine of each pair ``(B,)`` and its score ``(B,)``.
+            For ``contrastive`` the cosines of all first with all other texts ``(B, B)`` or ``(B, 2B)``, and the index
+            of each row's own ``(B,)``; for ``similarity`` the cosine of each pair ``(B,)`` and its score ``(B,)``.
 
         Raises:
             HeadsetError: The batch is not of pairs, or lacks the scores.
@@ -167,24 +172,36 @@ class Pooling(Head):
         cosines, target = self._compare(output, labels)
         return cosines.detach(), target  # Spearman's metric keeps every prediction, and with it its graph
 
-    def _compare(self, output: HeadOutput, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        first, second = _pairs(output)
+    def select(self, output: HeadOutput, rows: Tensor) -> HeadOutput:
+        """The answer for some rows, with all texts of each."""
+        size = len(output.logits) // output.info["texts"]
+        chosen = torch.cat([rows + text * size for text in range(output.info["texts"])])
+        return HeadOutput(output.logits[chosen], output.info)
+
+    def loss_size(self, output: HeadOutput, labels: Any) -> float:
+        """The rows."""
+        return float(len(output.logits) // output.info["texts"])
+
+    def _compare(self, output: HeadOutput, labels: Tensor | None, together: bool = False) -> tuple[Tensor, Tensor]:
+        """What `metric_inputs` gives; ``together`` with the texts of all processes."""
+        first, *others = _texts(output)
         if self.objective == "contrastive":
-            cosines = functional.normalize(first, dim=-1) @ functional.normalize(second, dim=-1).T
-            return cosines, torch.arange(len(first), device=first.device)
+            gather = gathered if together else lambda rows: (rows, 0)
+            candidates, starts = zip(*map(gather, others), strict=True)
+            cosines = functional.normalize(first, dim=-1) @ functional.normalize(torch.cat(candidates), dim=-1).T
+            return cosines, torch.arange(len(first), device=first.device) + starts[0]
         if labels is None:
             raise HeadsetError("The objective 'similarity' learns from a score for each pair; this batch has none.")
-        return torch.cosine_similarity(first, second), labels.float().view(-1)
+        return torch.cosine_similarity(first, others[0]), labels.float().view(-1)
 
 
-def _pairs(output: HeadOutput) -> tuple[Tensor, Tensor]:
-    """The vectors of first and of second texts, each ``(B, D)``, in float32."""
-    if output.info["texts"] != 2:
+def _texts(output: HeadOutput) -> tuple[Tensor, ...]:
+    """The vectors of first, of second and of further texts, each ``(B, D)``, in float32."""
+    if output.info["texts"] < 2:
         raise HeadsetError(
             "Pooling learns from pairs of texts, and this batch has one text a row. Name two columns: text: [a, b]."
         )
-    first, second = output.logits.float().chunk(2)
-    return first, second
+    return output.logits.float().chunk(output.info["texts"])
 
 
 class InBatchScore(Metric):
@@ -207,7 +224,7 @@ class InBatchScore(Metric):
             self.add_state(state, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Rank a batch: cosines ``(B, B)`` and the index of each row's own ``(B,)``."""
+        """Rank a batch: cosines ``(B, C)`` with all candidates, and the index of each row's own ``(B,)``."""
         rank = (preds >= preds.gather(1, target.unsqueeze(1))).sum(dim=1)
         self.found += (rank == 1).sum()
         self.reciprocal += (1 / rank).sum()

@@ -122,15 +122,16 @@ def check_text_columns(text: Sequence[str], reads: str) -> None:
     """Check the number of columns with texts.
 
     Raises:
-        HeadsetError: There is none, or there are more than two, or not the two that a question is.
+        HeadsetError: There is none, or there are too many, or not the two that a question is.
     """
     if reads == "question" and len(text) != 2:
         raise HeadsetError(
             f"The heads read a question and its context, and data.text is {' '.join(text)}. Name both columns: "
             "data.text: [question, context]."
         )
-    if not 1 <= len(text) <= 2:
-        raise HeadsetError(f"data.text names {len(text)} columns. Give one, or two for pairs of texts.")
+    if not 1 <= len(text) <= (3 if reads == "pair" else 2):
+        more = "; or three, of which the last does not belong to the first" if reads == "pair" else ""
+        raise HeadsetError(f"data.text names {len(text)} columns. Give one, or two for pairs of texts{more}.")
 
 
 def check_choices(heads: Sequence[str], reads: str, choices: Sequence[str], text: Sequence[str]) -> None:
@@ -220,6 +221,8 @@ def check_pairs(heads: Mapping[str, Head], text: Sequence[str], batch_sizes: Map
                     f"The head {name!r} learns from in-batch negatives, which need a {setting} of at least 2; "
                     f"data.{setting} is {size}."
                 )
+        if target.scored and len(text) > 2:
+            raise HeadsetError(f"The head {name!r} learns scores of pairs, and data.text names {len(text)} columns.")
         if len(text) == 1:
             raise HeadsetError(
                 f"The head {name!r} learns from pairs of texts, and data.text names one column. Name two: "

@@ -68,14 +68,15 @@ class TextEncoder(Encoder):
         return self.max_length or min(self.tokenizer.model_max_length, DEFAULT_LENGTH)
 
     def columns(self, inputs: Sequence[Any]) -> list[Sequence[Any]]:
-        """Texts, pairs of texts (tuples), or texts split into words (lists), as one column or two.
+        """Texts, pairs of texts (tuples), or texts split into words (lists), as one column or several.
 
         Raises:
             HeadsetError: They are none of these, or not all of one kind.
         """
         kinds = {type(text) for text in inputs}
         lengths = {len(text) for text in inputs if isinstance(text, tuple)}
-        if len(kinds) > 1 or not kinds <= {str, tuple, list} or not lengths <= {2}:
+        known = lengths <= {2} or (self.separate and lengths == {3})
+        if len(kinds) > 1 or not kinds <= {str, tuple, list} or not known:
             raise HeadsetError(
                 "predict takes texts (strings), or pairs of texts (tuples of two), or texts split into words (lists), "
                 f"all of one kind; got {', '.join(sorted(kind.__name__ for kind in kinds))}."
@@ -90,13 +91,15 @@ class TextEncoder(Encoder):
         """Tokenise B rows.
 
         Args:
-            columns: One or two lists of B texts; a text is a string, or a list of the words that it is split into.
+            columns: One or two lists of B texts, or with ``separate`` more; a text is a string, or a list of the words
+                that it is split into.
 
         Returns:
             What the tokenizer gives, a list of B items each; ``truncated``, whether a row was cut; and, for texts that
             are split into words, ``words``, how many there are in the first text, and ``word_ids``: each token's word,
             None for special tokens and for a second text in the same input. In plain strings the second text's words
-            are numbered from 0 too. With ``separate`` and two columns each item is a list of two.
+            are numbered from 0 too. With ``separate`` and several columns each item is a list with one
+            for each.
 
         Raises:
             HeadsetError: Words matter, and the tokenizer cannot tell which token is of which word.
@@ -105,9 +108,9 @@ class TextEncoder(Encoder):
             columns = [[text.split() if isinstance(text, str) else text for text in column] for column in columns]
         if not self.separate or len(columns) == 1:
             return self._encode(columns)
-        first, second = (self._encode([column]) for column in columns)
-        pairs = {key: [list(pair) for pair in zip(first[key], second[key], strict=True)] for key in first}
-        return pairs | {"truncated": [any(pair) for pair in pairs["truncated"]]}
+        parts = [self._encode([column]) for column in columns]
+        rows = {key: [list(row) for row in zip(*(part[key] for part in parts), strict=True)] for key in parts[0]}
+        return rows | {"truncated": [any(row) for row in rows["truncated"]]}
 
     def _encode(self, columns: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
         encoded = self._tokenise(columns, truncation=True, max_length=self.length)
@@ -158,14 +161,14 @@ class TextEncoder(Encoder):
 
         Returns:
             The model inputs ``(B, T)``, or ``(2B, T)`` for separate texts: the first texts of all rows, then the second
-            ones. ``meta`` holds ``texts``, 1 or 2; ``rows``, where the examples have them; where texts are split into
-            words ``words``, the number of them in each input, also of those that were cut off; where words matter
+            ones. ``meta`` holds ``texts``, how many a row has; ``rows``, where the examples have them; where texts are
+            split into words ``words``, the number of them in each input, also of those that were cut off; where words matter
             ``word_ids`` ``(B, T)``, with -1 at special tokens and padding; and ``attention_mask`` ``(B, T)``, where the
             model takes none.
         """
         first = examples[0]["input_ids"]
-        texts = 2 if len(first) == 2 and isinstance(first[0], list) else 1
-        inputs = [_one_text(example, text) for text in range(texts) for example in examples] if texts == 2 else examples
+        texts = len(first) if first and isinstance(first[0], list) else 1
+        inputs = [_one_text(example, text) for text in range(texts) for example in examples] if texts > 1 else examples
         names = [name for name in self.tokenizer.model_input_names if name in inputs[0]]
         batch = dict(self.tokenizer.pad([{name: row[name] for name in names} for row in inputs], return_tensors="pt"))
         meta: dict[str, Any] = {"texts": texts}

@@ -90,6 +90,22 @@ def test_contrastive_loss_equals_multiple_negatives_ranking() -> None:
     assert_close(Pooling(temperature=0.1).loss(pairs(vectors), None), expected)
 
 
+def test_third_texts_are_hard_negatives_for_all_rows() -> None:
+    vectors = torch.randn(12, 7)
+    stock = MultipleNegativesRankingLoss(torch.nn.Identity(), scale=1 / 0.1)  # type: ignore[arg-type]
+    expected = stock.compute_loss_from_embeddings(list(vectors.chunk(3)), torch.empty(0))
+    head, output = Pooling(temperature=0.1), HeadOutput(vectors, {"texts": 3})
+    assert_close(head.loss(output, None), expected)
+    some = head.select(output, torch.tensor([0, 3]))
+    assert_close(head.loss(some, None), stock.compute_loss_from_embeddings([x[[0, 3]] for x in vectors.chunk(3)], None))
+    assert (head.loss_size(output, None), head.loss_size(some, None)) == (4, 2)
+    assert head.metric_inputs(output, None)[0].shape == (4, 8)
+    first, second, third = vectors.chunk(3)
+    for row, answer in enumerate(head.predict(output)):
+        assert answer["similarity"] == pytest.approx(torch.cosine_similarity(first[row], second[row], dim=0).item())
+        assert_close(torch.tensor(answer["vectors"]), torch.stack([first[row], second[row], third[row]]))
+
+
 def test_similarity_loss_equals_cosine_similarity() -> None:
     vectors = torch.randn(6, 7)
     stock = CosineSimilarityLoss(torch.nn.Identity())  # type: ignore[arg-type]
