@@ -47,12 +47,12 @@ class ChoiceEncoder(TextEncoder):
             if not (isinstance(text, str) and isinstance(choices, list) and all(isinstance(it, str) for it in choices)):
                 raise HeadsetError(f"predict takes {told}; got {row!r}.")
             if len(choices) < self.least:
-                raise HeadsetError(f"There {self._least_told} at least, {told.partition(', ')[2]}; got {row!r}.")
+                raise HeadsetError(f"At least {self._least_told} needed, {told.partition(', ')[2]}; got {row!r}.")
         return list(zip(*inputs, strict=True))
 
     @property
     def _least_told(self) -> str:
-        return "is one document" if self.ranked else "are two choices"
+        return "one document is" if self.ranked else "two choices are"
 
     @property
     def stock(self) -> TextEncoder:
@@ -70,7 +70,7 @@ class ChoiceEncoder(TextEncoder):
             check_text(row, column, value)
             return
         if len(value) < self.least:
-            raise RowError(row, f"column {column!r}: there {self._least_told} at least, got {value!r}.")
+            raise RowError(row, f"column {column!r}: at least {self._least_told} needed, got {value!r}.")
         for choice in value:
             if not isinstance(choice, str) or not choice.strip():
                 raise RowError(row, f"column {column!r}: expected texts to choose from, got {choice!r} among them.")

@@ -162,7 +162,7 @@ class TextEncoder(Encoder):
         Returns:
             The model inputs ``(B, T)``, or ``(2B, T)`` for separate texts: the first texts of all rows, then the second
             ones. ``meta`` holds ``texts``, how many a row has; ``rows``, where the examples have them; where texts are
-            split into words ``words``, the number of them in each input, also of those that were cut off; where words matter
+            split into words ``words``, the number of them in each input, also of those cut off; where words matter
             ``word_ids`` ``(B, T)``, with -1 at special tokens and padding; and ``attention_mask`` ``(B, T)``, where the
             model takes none.
         """

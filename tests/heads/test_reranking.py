@@ -172,7 +172,7 @@ def test_rows_of_one_document_are_read_as_pairs(tiny_bert):
     encoded = encoder.encode([QUERIES, [row[0] for row in DOCUMENTS]])
     stock = tokenizer(QUERIES, [row[0] for row in DOCUMENTS])
     assert encoded["input_ids"] == [[ids] for ids in stock["input_ids"]] and encoded["query"] == QUERIES
-    with pytest.raises(HeadsetError, match="There is one document at least"):
+    with pytest.raises(HeadsetError, match="At least one document is needed"):
         encoder.columns([("a query", [])])
 
 
