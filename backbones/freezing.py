@@ -1,11 +1,12 @@
-"""Freezing parts of a transformers model, found by their shape and not by any architecture's names."""
+"""The layers of a transformers model, found by their shape and not by any architecture's names; freezing them."""
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from backbones.errors import HeadsetError
 
-__all__ = ["embedding_modules", "freeze", "transformer_layers"]
+__all__ = ["embedding_modules", "freeze", "parameter_depths", "reinitialize_layers", "transformer_layers"]
 
 
 def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -18,7 +19,7 @@ def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == size:
             return module
-    raise HeadsetError(f"{type(model).__name__} has no list of {size} layers, so no lowest layers can be frozen.")
+    raise HeadsetError(f"{type(model).__name__} has no list of {size} layers, so none is the lowest or the highest.")
 
 
 def embedding_modules(model: PreTrainedModel) -> list[nn.Module]:
@@ -34,6 +35,57 @@ def embedding_modules(model: PreTrainedModel) -> list[nn.Module]:
             before.append(child)
         parent = parent.get_submodule(name)
     return before
+
+
+def parameter_depths(model: PreTrainedModel) -> dict[str, int]:
+    """How deep each parameter lies, by its name in the model.
+
+    Returns:
+        0 for embeddings, i for the i-th of L layers from below, and L + 1 for what is neither: a pooler, a last norm,
+        or the decoder behind an encoder.
+
+    Raises:
+        HeadsetError: The model has no list of layers.
+    """
+    layers = transformer_layers(model)
+    depths: dict[int, int] = {}
+    for depth, modules in enumerate([embedding_modules(model), *([layer] for layer in layers)]):
+        for parameter in (parameter for module in modules for parameter in module.parameters()):
+            depths.setdefault(id(parameter), depth)
+    return {name: depths.get(id(parameter), len(layers) + 1) for name, parameter in model.named_parameters()}
+
+
+@torch.no_grad()
+def reinitialize_layers(model: PreTrainedModel, number: int) -> None:
+    """Give the top layers, and the pooler over them if there is one, the weights that a new model starts with.
+
+    What pre-training left in the top layers can be in the way of a small data set (Zhang et al. 2021, "Revisiting
+    Few-sample BERT Fine-tuning", section 4).
+
+    Args:
+        model: The model to change.
+        number: How many layers, from the top.
+
+    Raises:
+        HeadsetError: The model has fewer, or they are frozen, so that they would stay random.
+    """
+    layers = transformer_layers(model)
+    if number > len(layers):
+        raise HeadsetError(
+            f"Cannot reinitialise the top {number} layers: {type(model).__name__} has {len(layers)}. "
+            f"Give reinitialize_layers: a number from 1 to {len(layers)}."
+        )
+    pooler = getattr(model, "pooler", None)
+    top = nn.ModuleList([*layers[len(layers) - number :], *([pooler] if isinstance(pooler, nn.Module) else [])])
+    if not all(parameter.requires_grad for parameter in top.parameters()):
+        raise HeadsetError(
+            f"The top {number} layers cannot be reinitialised: weights in them are frozen (by freeze, lora or "
+            "quantization), and would stay random."
+        )
+    for module in top:
+        for parameter in module.parameters():
+            parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # else transformers leaves it alone
+        module.apply(model._init_weights)
 
 
 def freeze(model: PreTrainedModel, what: str | int | None) -> None:

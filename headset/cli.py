@@ -32,7 +32,7 @@ __all__ = ["HeadsetCLI", "run"]
 IRRELEVANT = (
     ".*treespec.*",
     "Couldn't infer the batch indices",
-    "Be aware that when using `ckpt_path`",
+    "You're using the WeightAveraging callback with a model that overrides the configure_model",
     "The dirpath has changed",
 )
 
@@ -47,7 +47,8 @@ def run(arguments: list[str]) -> None:
         HeadsetError: A mistake in the settings or in the data.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
-    for message in IRRELEVANT:
+    missing = () if arguments[:1] == ["fit"] else ("Be aware that when using `ckpt_path`",)  # callbacks
+    for message in (*IRRELEVANT, *missing):
         warnings.filterwarnings("ignore", message=message, module="lightning")
     try:
         # The name of a class is found among imported classes.
@@ -176,10 +177,12 @@ class HeadsetCLI(LightningCLI):
 
     @rank_zero_only
     def after_fit(self) -> None:
-        """Say where the checkpoint is."""
-        saved = self.trainer.checkpoint_callback
-        if isinstance(saved, ModelCheckpoint) and (saved.last_model_path or saved.best_model_path):
-            print(f"Checkpoint: {saved.last_model_path or saved.best_model_path}")
+        """Say where the checkpoint is: the best one, where a metric says so, else the last one."""
+        saved = [each for each in self.trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+        best = [each.best_model_path for each in saved if each.monitor]
+        last = [path for each in saved for path in (each.last_model_path, each.best_model_path)]
+        for path in [path for path in (*best, *last) if path][:1]:
+            print(f"Checkpoint: {path}")
 
     @rank_zero_only
     def after_predict(self) -> None:

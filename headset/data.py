@@ -31,6 +31,7 @@ from headset.encoders import Encoder, reading
 from headset.examples import ExampleMaker, make_examples
 from headset.label_statistics import count_labels
 from headset.labels import LabelColumn, Labels, check_label_set, check_order, label_columns, other_labels
+from headset.loader import ResumableLoader
 from headset.processors import Processor
 from headset.readers import Source, place, read
 from headset.sampler import RowBatches, stratified_cut
@@ -124,6 +125,7 @@ class TextData(LightningDataModule):
         self.seed = seed
         self.conll_columns = conll_columns
         self.epoch = 0  # where training starts: worker processes fetch batches before Lightning tells samplers
+        self.done = 0  # how many batches of that epoch a resumed run has seen
         self.label_sets: LabelSets = {}
         self.datasets: dict[str, Dataset] = {}
         # Heads with weights, and so with labels, of the backbone's checkpoint, which the settings do not confirm.
@@ -232,7 +234,7 @@ class TextData(LightningDataModule):
         targets = {name: target for name, head in self.heads.items() if (target := head.target()) is not None}
         collate: Any = Collator(self._encoder(split), targets)
         workers = self.num_workers
-        return DataLoader(
+        loader = ResumableLoader(
             rows,
             batch_size=None,
             sampler=batches,
@@ -240,6 +242,8 @@ class TextData(LightningDataModule):
             collate_fn=collate,
             persistent_workers=workers > 0,
         )
+        loader.skip = self.done if split == "train" else 0
+        return loader
 
     def _encoder(self, split: str) -> Encoder:
         source, heads = self._source(split), list(self.heads.values())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError, invalid_choice
+from backbones.freezing import reinitialize_layers
 from backbones.loading import limit_length, load_config
 from heads.base import Head, HeadOutput
 from heads.label_counts import LabelCounts
@@ -31,9 +32,12 @@ from headset.data import TextData
 from headset.distillation import Teacher, check_distillation
 from headset.labels import other_labels
 from headset.model import Headset, check_name
-from headset.optim import check_schedule, make_optimizer, make_scheduler, optimizer_spec
+from headset.monitors import MonitorCheck
+from headset.optim import Resumed, make_optimizer, optimizer_spec, resumed
+from headset.parameter_groups import ParameterGroup, check_groups, parameter_groups
 from headset.processors import Processor, load_processor, processor_files, processor_from_files
 from headset.record import record
+from headset.schedules import check_schedule, schedule_config
 from headset.stored import POLICIES, find_stored_heads, load_stored_head
 from headset.tuning import Tuning
 
@@ -56,9 +60,15 @@ class LitHeadset(LightningModule):
         processor: Where the tokenizer, image processor or feature extractor is, if not beside the backbone.
         learning_rate: Of AdamW; 5e-5 if not given.
         weight_decay: Of AdamW, on matrices; 0.01 if not given.
+        head_learning_rate: Of the heads, all of them or each by name, where it is not that of the backbone.
+        layer_decay: By what the learning rate is multiplied from each layer of the backbone to the one below.
+        parameter_groups: Parameters with a learning rate or a weight decay of their own, by patterns of their names.
         optimizer: Another optimizer, with its own learning rate and weight decay.
         scheduler: How the learning rate goes, as transformers names it: ``linear``, ``cosine``, ``constant``, ...
+        scheduler_args: Arguments of the schedule, as transformers names them; ``monitor`` is the metric of those that
+            go by one.
         warmup: How long it rises at first: a share of the run, or a number of steps.
+        reinitialize_layers: How many of the top layers of the backbone start anew, and its pooler with them.
         loss_weights: The weight of each head in the loss; 1 where not given.
         stored_head: What becomes of the head in the backbone's checkpoint, where that is of a task: ``keep`` gives its
             weights to the head of that task, ``replace`` starts that head anew, with labels of its own, ``drop`` says
@@ -79,9 +89,14 @@ class LitHeadset(LightningModule):
         processor: str | None = None,
         learning_rate: float | None = None,
         weight_decay: float | None = None,
+        head_learning_rate: float | dict[str, float] | None = None,
+        layer_decay: float | None = None,
+        parameter_groups: list[ParameterGroup] | None = None,
         optimizer: OptimizerCallable | None = None,
         scheduler: str = "linear",
+        scheduler_args: dict[str, Any] | None = None,
         warmup: float = 0.1,
+        reinitialize_layers: int = 0,
         loss_weights: dict[str, float] | None = None,
         stored_head: str | None = None,
         new_heads: list[str] | None = None,
@@ -90,8 +105,11 @@ class LitHeadset(LightningModule):
         super().__init__()
         self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
         self.backbone_options.check()
-        check_schedule(scheduler, warmup)
-        for setting, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
+        check_schedule(scheduler, warmup, scheduler_args or {})
+        patterns = [ParameterGroup(**each) if isinstance(each, dict) else each for each in parameter_groups or ()]
+        check_groups(list(heads), head_learning_rate, layer_decay, patterns)
+        numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        for setting, value in (numbers | {"reinitialize_layers": reinitialize_layers}).items():
             if value is not None and value < 0:
                 raise HeadsetError(f"Invalid {setting}: {value}. Give a number of at least 0.")
         if optimizer is not None and not (learning_rate is None and weight_decay is None):
@@ -124,9 +142,14 @@ class LitHeadset(LightningModule):
                 "processor": processor,
                 "learning_rate": learning_rate,
                 "weight_decay": weight_decay,
+                "head_learning_rate": head_learning_rate,
+                "layer_decay": layer_decay,
+                "parameter_groups": [dataclasses.asdict(group) for group in patterns],
                 "optimizer": None,
                 "scheduler": scheduler,
+                "scheduler_args": scheduler_args or {},
                 "warmup": warmup,
+                "reinitialize_layers": reinitialize_layers,
                 "loss_weights": loss_weights or {},
                 "stored_head": stored_head,
                 "new_heads": new_heads or [],
@@ -138,6 +161,7 @@ class LitHeadset(LightningModule):
         self._states: dict[str, str] = {}
         self._processor: Processor | None = None
         self._run: dict[str, Any] = {}
+        self._resumed: Resumed | None = None
         self._seed = 0
 
     @property
@@ -221,7 +245,11 @@ class LitHeadset(LightningModule):
         """Make the headset: once, with the weights of the backbone, or to be filled from a checkpoint."""
         if self.headset is not None:
             return
+        if self._trainer is not None and self._trainer.datamodule is not None:  # type: ignore[attr-defined]
+            self.setup("")  # callbacks that average weights configure the model before Lightning gets to setup
         backbone = Backbone.from_options(self.backbone_options)
+        if self.hparams["reinitialize_layers"] and self.backbone_options.config is None:
+            reinitialize_layers(backbone.model, self.hparams["reinitialize_layers"])
         counts = self._label_counts
         self.headset = Headset(backbone, self.heads, self.labels, processor=self.processor, label_counts=counts)
         for name in self.stored_heads:
@@ -235,18 +263,30 @@ class LitHeadset(LightningModule):
                 self.measures[f"{stage}/{name}"] = head.metrics()
         self.tuning = Tuning(self.heads)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run has."""
+        return [MonitorCheck()]
+
     def configure_optimizers(self) -> Any:
         """AdamW or the optimizer given, and a schedule over all steps of the run."""
         settings = self.hparams
+        patterns = [ParameterGroup(**group) for group in settings["parameter_groups"]]
+        groups = parameter_groups(self, settings["head_learning_rate"], settings["layer_decay"], patterns)
         optimizer = make_optimizer(
-            self,
-            self.optimizer or self.hparams["optimizer"],
+            groups,
+            self.optimizer or settings["optimizer"],
             learning_rate=settings["learning_rate"],
             weight_decay=settings["weight_decay"],
         )
+        if self._resumed is not None:
+            self._resumed.check(optimizer)
+        schedule = settings["scheduler"], settings["warmup"]
         steps = self.trainer.estimated_stepping_batches
-        scheduler = make_scheduler(optimizer, settings["scheduler"], settings["warmup"], steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, **schedule_config(optimizer, *schedule, steps, settings["scheduler_args"])}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """As Lightning does; that it is here lets schedules through which are of no class of torch's."""
+        super().lr_scheduler_step(scheduler, metric)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, HeadOutput]:
         """The answers of all heads for a batch."""
@@ -271,7 +311,8 @@ class LitHeadset(LightningModule):
             HeadsetError: Another head has other labels here than in the checkpoint, or them in another order.
         """
         if "loops" in checkpoint and isinstance(self.trainer.datamodule, TextData):  # type: ignore[attr-defined]
-            self.trainer.datamodule.epoch = _next_epoch(checkpoint["loops"]["fit_loop"])  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            data.epoch, data.done = _position(checkpoint["loops"]["fit_loop"])
         hparams = checkpoint["hyper_parameters"]
         self._seed = hparams["seed"]
         for name in self.heads.keys() - set(self.hparams["new_heads"]):
@@ -281,6 +322,9 @@ class LitHeadset(LightningModule):
             self.built.states[name] = hparams["states"].get(name, "new")
         new = tuple(f"headset.heads.{name}." for name in self.hparams["new_heads"])
         if not new:
+            if self.trainer.state.fn == TrainerFn.FITTING and checkpoint.get("optimizer_states"):
+                self._resumed, kept = resumed(self.hparams, checkpoint)
+                self.hparams.update(kept | {"optimizer": self._resumed.optimizer})
             return
         weights = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(new)}
         fresh = {key: value for key, value in self.state_dict().items() if key.startswith(new)}
@@ -401,8 +445,13 @@ class LitHeadset(LightningModule):
         return measure
 
 
-def _next_epoch(loop: Mapping[str, Any]) -> int:
-    """The epoch in which a resumed run goes on: a checkpoint after the last batch of one is of the next."""
-    epochs, last = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
+def _position(loop: Mapping[str, Any]) -> tuple[int, int]:
+    """The epoch in which a resumed run goes on, and how many of its batches are done.
+
+    A checkpoint after the last batch of an epoch is of the next one.
+    """
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
     finished: int = epochs["processed"]
-    return finished + 1 if last and finished < epochs["ready"] else finished
+    if batches["is_last_batch"]:
+        return finished + 1 if finished < epochs["ready"] else finished, 0
+    return finished, batches["current"]["processed"]

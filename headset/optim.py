@@ -1,43 +1,35 @@
-"""Optimizers and learning rate schedules of a run."""
+"""The optimizer of a run, and what of its settings a resumed run goes on with."""
 
-import math
-from collections.abc import Callable, Iterable
+import importlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from backbones.errors import HeadsetError, invalid_choice
+from backbones.errors import HeadsetError
 
-__all__ = ["check_schedule", "make_optimizer", "make_scheduler", "optimizer_spec", "parameter_groups"]
+__all__ = ["LIBRARIES", "Resumed", "make_optimizer", "optimizer_spec", "resumed"]
 
-# Those of transformers that need no settings of their own and go by steps, not by a metric.
-SCHEDULERS = (
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-)
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
-
-
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices, which decay, and biases and norms, which do not (BERT, RoBERTa)."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in trainable if parameter.dim() >= 2]},
-        {"params": [parameter for parameter in trainable if parameter.dim() < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+# The settings that the state of the optimizer and of its schedule were made with.
+KEPT = (
+    "learning_rate",
+    "weight_decay",
+    "head_learning_rate",
+    "layer_decay",
+    "parameter_groups",
+    "scheduler",
+    "scheduler_args",
+)
+# Libraries whose optimizers are made where only a checkpoint names them.
+LIBRARIES = ("torch.optim", "transformers.optimization")
 
 
 def make_optimizer(
-    module: nn.Module,
+    groups: list[dict[str, Any]],
     optimizer: MakeOptimizer | dict[str, Any] | None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
@@ -45,30 +37,38 @@ def make_optimizer(
     """The optimizer of a run: AdamW, unless another is given with settings of its own.
 
     Args:
-        module: Its trainable parameters are optimized.
+        groups: What `parameter_groups` gives.
         optimizer: Takes parameter groups and gives an optimizer; or what `optimizer_spec` wrote.
         learning_rate: Of AdamW; 5e-5 if not given.
         weight_decay: Of AdamW; 0.01 if not given.
 
     Raises:
-        HeadsetError: Nothing is trainable, or an optimizer from a file is not one of torch.
+        HeadsetError: Nothing is trainable, the optimizer refuses the groups or has no learning rate for them, or an
+            optimizer from a file is of no library that is known.
     """
-    groups = parameter_groups(module)
     if not groups:
         raise HeadsetError("Nothing to train: the backbone is frozen, and no head has parameters.")
+    scales = [group["scale"] for group in groups]
+    own = any("lr" in group or group["scale"] != 1 for group in groups)
+    groups = [{key: value for key, value in group.items() if key != "scale"} for group in groups]
     if optimizer is None:
         rate = 5e-5 if learning_rate is None else learning_rate
-        return AdamW(groups, lr=rate, weight_decay=0.01 if weight_decay is None else weight_decay)
-    if not isinstance(optimizer, dict):
-        return optimizer(groups)
-    library, _, name = optimizer["class_path"].rpartition(".")
-    kind = getattr(torch.optim, name, None)
-    if library != "torch.optim" or kind is None:
+        made: Optimizer = AdamW(groups, lr=rate, weight_decay=0.01 if weight_decay is None else weight_decay)
+    else:
+        make = _from_spec(optimizer) if isinstance(optimizer, dict) else optimizer
+        try:
+            made = make(groups)
+        except (TypeError, ValueError) as error:
+            raise HeadsetError(f"The optimizer cannot be made: {' '.join(str(error).split())}") from error
+    if own and made.defaults.get("lr") is None:
         raise HeadsetError(
-            f"The run was trained with {optimizer['class_path']}, which is not imported from a file. "
-            "To go on training, name it again: --model.optimizer CLASS"
+            f"{type(made).__name__} makes its own learning rates here, so layer_decay, head_learning_rate and the "
+            "learning rates in parameter_groups would do nothing. Give it one: model.optimizer.init_args.lr (for "
+            "Adafactor with relative_step: false)."
         )
-    made: Optimizer = kind(groups, **optimizer["init_args"])
+    for group, scale in zip(made.param_groups, scales, strict=True):
+        if scale != 1:
+            group["lr"] = group["lr"] * scale
     return made
 
 
@@ -82,38 +82,81 @@ def optimizer_spec(optimizer: Optimizer) -> dict[str, Any]:
     return {"class_path": f"{library}.{kind.__name__}", "init_args": plain}
 
 
-def check_schedule(name: str, warmup: float) -> None:
-    """Check the settings of a schedule before anything is loaded.
-
-    Raises:
-        HeadsetError: There is no such schedule in transformers, or the warm-up is not a share or a number of steps.
-    """
-    if name not in SCHEDULERS:
-        raise invalid_choice("scheduler", name, SCHEDULERS)
-    if warmup < 0 or (warmup > 1 and warmup != int(warmup)):
-        raise HeadsetError(f"Invalid warmup: {warmup}. Give a share of the run (0.1) or a number of steps (500).")
-
-
-def make_scheduler(optimizer: Optimizer, name: str, warmup: float, steps: float) -> LRScheduler:
-    """A learning rate schedule of transformers.
+@dataclass(frozen=True)
+class Resumed:
+    """What the optimizer in a checkpoint was.
 
     Args:
-        optimizer: Whose rates it sets.
-        name: As transformers names it: ``linear``, ``cosine``, ``constant``, ...
-        warmup: A share of all steps, up to 1; or a number of steps.
-        steps: The number of optimizer steps of the run.
-
-    Raises:
-        HeadsetError: The run has no end, so that neither has the schedule.
+        optimizer: Its spec; None for the default one.
+        sizes: The number of parameters in each of its groups.
     """
-    if math.isinf(steps):
-        raise HeadsetError("The schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps.")
-    rising = round(warmup * steps) if warmup <= 1 else int(warmup)
-    # Imported here: it imports bitsandbytes where that is installed, and configurations would know two AdamWs.
-    from transformers import get_scheduler
 
-    schedule: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=rising, num_training_steps=int(steps))
-    return schedule
+    optimizer: dict[str, Any] | None
+    sizes: list[int]
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Check that another one can take over its state.
+
+        Raises:
+            HeadsetError: It is of another class, or trains other parameters.
+        """
+        there = self.optimizer or {"class_path": "torch.optim.AdamW", "init_args": {}}
+        here = optimizer_spec(optimizer)
+        if here["class_path"] != there["class_path"]:
+            raise HeadsetError(
+                f"The run in the checkpoint was trained with {there['class_path']}, and cannot go on with "
+                f"{here['class_path']}: its state is of no use to that. Leave model.optimizer as it was."
+            )
+        if [len(group["params"]) for group in optimizer.param_groups] != self.sizes:
+            raise HeadsetError(
+                "What trains here is not what trained in the run of the checkpoint, so that the state of its optimizer "
+                "does not fit. Leave freezing as it was (backbone.freeze, frozen heads)."
+            )
+        for name, value in there["init_args"].items():
+            if name in here["init_args"] and _listed(here["init_args"][name]) != _listed(value):
+                _warn_kept(f"optimizer.init_args.{name}", here["init_args"][name], value)
+
+
+def resumed(settings: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> tuple[Resumed, dict[str, Any]]:
+    """What a run goes on with.
+
+    Args:
+        settings: Those of the run; warns of those that cannot take effect.
+        checkpoint: Where it goes on from.
+
+    Returns:
+        The optimizer in the checkpoint, and the settings that it was made with.
+    """
+    stored = checkpoint["hyper_parameters"]
+    kept = {name: stored[name] for name in KEPT if name in stored}
+    for name, value in kept.items():
+        if settings[name] != value:
+            _warn_kept(name, settings[name], value)
+    sizes = [len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"]]
+    return Resumed(stored["optimizer"], sizes), kept
+
+
+def _warn_kept(name: str, here: Any, there: Any) -> None:
+    warnings.warn(
+        f"model.{name}: {here} has no effect: the run goes on with the optimizer of the checkpoint, which was made "
+        f"with {there}.",
+        stacklevel=2,
+    )
+
+
+def _from_spec(spec: Mapping[str, Any]) -> MakeOptimizer:
+    library, _, name = spec["class_path"].rpartition(".")
+    kind = getattr(importlib.import_module(library), name, None) if library in LIBRARIES else None
+    if kind is None:
+        raise HeadsetError(
+            f"The run was trained with {spec['class_path']}, which is not imported from a file. "
+            "To go on training, name it again: --model.optimizer CLASS"
+        )
+    return lambda groups: kind(groups, **spec["init_args"])
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _is_plain(value: Any) -> bool:

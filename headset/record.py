@@ -13,6 +13,7 @@ __all__ = ["hub_id", "record"]
 PACKAGES = ("headset", "torch", "transformers", "lightning", "datasets")
 SPLITS = ("train", "validation")
 DATA_SETTINGS = ("batch_size", "max_length", "seed")
+OPTIONAL_SETTINGS = ("scheduler_args", "head_learning_rate", "layer_decay", "parameter_groups", "reinitialize_layers")
 TRAINER_SETTINGS = (
     "precision",
     "world_size",
@@ -68,11 +69,11 @@ def _training(trainer: Trainer, settings: Mapping[str, Any], data: Mapping[str, 
     optimizer = trainer.optimizers[0] if trainer.optimizers else None
     arguments: dict[str, Any] = {"steps": trainer.global_step}
     if optimizer is not None:
-        groups = optimizer.param_groups
         arguments["optimizer"] = type(optimizer).__name__
-        arguments["learning_rate"] = groups[0].get("initial_lr", groups[0].get("lr"))
-        arguments["weight_decay"] = max(group.get("weight_decay", 0.0) for group in groups)
+        arguments["learning_rate"] = optimizer.defaults.get("lr")
+        arguments["weight_decay"] = optimizer.defaults.get("weight_decay")
     arguments |= {name: settings[name] for name in ("scheduler", "warmup")}
+    arguments |= {name: settings.get(name) or None for name in OPTIONAL_SETTINGS}
     arguments |= {"freeze": settings["backbone"]["freeze"], "loss_weights": settings["loss_weights"] or None}
     arguments |= {name: data.get(name) for name in DATA_SETTINGS}
     arguments |= {name: getattr(trainer, name) for name in TRAINER_SETTINGS}

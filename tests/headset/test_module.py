@@ -208,7 +208,7 @@ def test_a_head_of_a_checkpoint_can_start_anew_with_other_labels(tmp_path, tiny_
     def resume(**settings):
         module = LitHeadset(str(tiny_bert), {"mood": SequenceClassification()}, **settings)
         module.restore(hparams)
-        run = trainer(tmp_path, max_epochs=2)
+        run = trainer(tmp_path, max_epochs=3)
         run.fit(module, TextData(train=str(other)), ckpt_path=path)
         return module
 

@@ -1,0 +1,45 @@
+"""Checks what callbacks and schedules monitor before a whole epoch is trained for nothing."""
+
+from collections.abc import Iterator
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from backbones.errors import HeadsetError, invalid_choice
+
+__all__ = ["MonitorCheck"]
+
+
+class MonitorCheck(Callback):
+    """Tells of a ``monitor`` that names no metric: of early stopping, of checkpoints, and of schedules.
+
+    Metrics of validation are known after the first batches of it, which Lightning runs before training.
+    """
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare with the metrics that validation has.
+
+        Raises:
+            HeadsetError: One is not among them.
+        """
+        known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+        for monitor in _monitors(trainer):
+            if monitor.startswith("val/") and monitor not in known:
+                raise invalid_choice("monitor", monitor, known)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse metrics of validation where there is none: stopping would never come.
+
+        Raises:
+            HeadsetError: There is no validation.
+        """
+        if sum(trainer.num_val_batches) == 0:
+            for monitor in _monitors(trainer):
+                if monitor.startswith("val/"):
+                    raise HeadsetError(
+                        f"monitor: {monitor} is a metric of validation, and this run has none: set data.validation."
+                    )
+
+
+def _monitors(trainer: Trainer) -> Iterator[str]:
+    places = [*trainer.callbacks, *trainer.lr_scheduler_configs]  # type: ignore[attr-defined]
+    return (place.monitor for place in places if isinstance(getattr(place, "monitor", None), str))
