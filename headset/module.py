@@ -21,6 +21,7 @@ from backbones.freezing import reinitialize_layers
 from backbones.loading import limit_length, load_config
 from heads.base import Head, HeadOutput
 from heads.label_counts import LabelCounts
+from headset.averaging import WholeNumbers
 from headset.checkpoint import (
     check_same,
     describe,
@@ -32,7 +33,7 @@ from headset.data import TextData
 from headset.distillation import Teacher, check_distillation
 from headset.labels import other_labels
 from headset.model import Headset, check_name
-from headset.monitors import MonitorCheck
+from headset.monitors import MetricSchedules, MonitorCheck
 from headset.optim import Resumed, make_optimizer, optimizer_spec, resumed
 from headset.parameter_groups import ParameterGroup, check_groups, parameter_groups
 from headset.processors import Processor, load_processor, processor_files, processor_from_files
@@ -246,7 +247,7 @@ class LitHeadset(LightningModule):
         if self.headset is not None:
             return
         if self._trainer is not None and self._trainer.datamodule is not None:  # type: ignore[attr-defined]
-            self.setup("")  # callbacks that average weights configure the model before Lightning gets to setup
+            self.setup(self._trainer.state.fn or "")  # callbacks that average weights ask for the model before setup
         backbone = Backbone.from_options(self.backbone_options)
         if self.hparams["reinitialize_layers"] and self.backbone_options.config is None:
             reinitialize_layers(backbone.model, self.hparams["reinitialize_layers"])
@@ -265,7 +266,7 @@ class LitHeadset(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run has."""
-        return [MonitorCheck()]
+        return [MonitorCheck(), MetricSchedules(), WholeNumbers()]
 
     def configure_optimizers(self) -> Any:
         """AdamW or the optimizer given, and a schedule over all steps of the run."""

@@ -1,12 +1,14 @@
-"""Checks what callbacks and schedules monitor before a whole epoch is trained for nothing."""
+"""What callbacks and schedules monitor: checked before training, and told to the schedules that go by it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from backbones.errors import HeadsetError, invalid_choice
 
-__all__ = ["MonitorCheck"]
+__all__ = ["MetricSchedules", "MonitorCheck"]
 
 
 class MonitorCheck(Callback):
@@ -23,7 +25,7 @@ class MonitorCheck(Callback):
         """
         known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
         for monitor in _monitors(trainer):
-            if monitor.startswith("val/") and monitor not in known:
+            if known and monitor.startswith("val/") and monitor not in known:
                 raise invalid_choice("monitor", monitor, known)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,6 +40,22 @@ class MonitorCheck(Callback):
                     raise HeadsetError(
                         f"monitor: {monitor} is a metric of validation, and this run has none: set data.validation."
                     )
+
+
+class MetricSchedules(Callback):
+    """Steps the schedules that go by a metric after each validation, and before a checkpoint is saved.
+
+    Lightning does it at the end of an epoch, after the checkpoint, and leaves it out in the epoch that a resumed run
+    starts in.
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell them the metric."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            for config in trainer.lr_scheduler_configs:
+                if config.reduce_on_plateau and config.monitor is not None:
+                    scheduler: Any = config.scheduler
+                    scheduler.step(float(trainer.callback_metrics[config.monitor]))
 
 
 def _monitors(trainer: Trainer) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,11 @@ def check_schedule(name: str, warmup: float, arguments: Mapping[str, Any]) -> No
     for argument in arguments:
         if argument not in known:
             raise invalid_choice(f"argument in scheduler_args of {name}", argument, known)
+    if by_metric(name) and not str(arguments.get("monitor", "val/loss")).startswith("val/"):
+        raise HeadsetError(
+            f"Invalid monitor in scheduler_args of {name}: {arguments['monitor']!r}. Give a metric of validation, "
+            "such as val/loss."
+        )
     try:
         # What a schedule thinks of a value it may say only when it is asked for a rate.
         optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
@@ -115,7 +121,9 @@ def schedule_config(
         )
     config = {"scheduler": make_scheduler(optimizer, name, warmup, steps, arguments), "interval": "step"}
     if by_metric(name):
-        config |= {"interval": "epoch", "reduce_on_plateau": True, "monitor": arguments.get("monitor", "val/loss")}
+        # Lightning saves and restores it, and never steps it: MetricSchedules does.
+        config |= {"interval": "epoch", "frequency": sys.maxsize, "reduce_on_plateau": True}
+        config["monitor"] = arguments.get("monitor", "val/loss")
     return {"lr_scheduler": config}
 
 

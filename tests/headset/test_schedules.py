@@ -73,6 +73,7 @@ def test_schedules_by_a_metric_tell_lightning_which():
         ("linear", {"power": 2}, "Invalid argument in scheduler_args of linear"),
         ("linear", {"monitor": "val/loss"}, "Invalid argument"),
         ("reduce_lr_on_plateau", {"factor": 2.0}, "Factor"),
+        ("greedy", {"monitor": "train/loss"}, "Give a metric of validation"),
         ("polynomial", {"power": "x"}, "transformers refuses"),
     ],
 )

@@ -1,10 +1,11 @@
 """Gradual unfreezing: what moves when, and runs that are killed and go on, in one process and in two."""
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 import torch
@@ -36,11 +37,11 @@ class Journal(Callback):
         self.moved.append({name for name, value in now if not torch.equal(value, self.before[name])})
 
 
-def fit(folder, bert, rows, unfreezing, epochs=3, ckpt_path=None, callbacks=(), trainer=None, **settings):
+def fit(folder, bert, rows, unfreezing, epochs=3, ckpt_path=None, callbacks=(), trainer=None, batch_size=2, **settings):
     seed_everything(3)
     given = {"learning_rate": 1e-2, "warmup": 0.0, "weight_decay": 0.5} | settings
     module = LitHeadset(str(bert), {"mood": SequenceClassification()}, **given)
-    data = TextData(train=str(rows), batch_size=2)
+    data = TextData(train=str(rows), batch_size=batch_size)
     journal = Journal()
     parts = [*([GradualUnfreezing(**unfreezing)] if unfreezing is not None else []), journal, *callbacks]
     run = Trainer(default_root_dir=folder, max_epochs=epochs, callbacks=parts, **(QUIET | (trainer or {})))
@@ -150,83 +151,55 @@ def test_going_on_with_another_schedule_is_told(tmp_path, tiny_bert, small_csv):
         fit(tmp_path, tiny_bert, small_csv, {"every": 7}, epochs=1, ckpt_path=str(tmp_path / "kept/step=2.ckpt"))
 
 
-def command(folder, *arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    line = [sys.executable, "-m", "headset", "fit", *arguments]
-    return subprocess.Popen(line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def settings(folder, bert, rows, name, model=None, **trainer):
-    keep = {"dirpath": str(folder / name), "filename": "{step}", "every_n_train_steps": 1, "save_top_k": -1}
-    content = {
-        "model": {
-            "backbone": str(bert),
-            "heads": {"mood": {"class_path": "SequenceClassification", "init_args": {"pooling": "cls"}}},
-            "warmup": 0,
-            **(model or {"learning_rate": 1e-2}),
-        },
-        "data": {"train": str(rows), "batch_size": 2},
-        "trainer": {
-            **{"max_epochs": 3, "enable_progress_bar": False, "accelerator": "cpu", "logger": False},
-            "callbacks": [
-                {"class_path": "headset.GradualUnfreezing", "init_args": STEPS},
-                {"class_path": "ModelCheckpoint", "init_args": keep},
-            ],
-            **trainer,
-        },
-    }
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(content))
-    return str(path)
-
-
-def finish(process):
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, out.decode()
-
-
 def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
 def test_killed_in_the_middle_of_unfreezing_it_goes_on_as_if_nothing_had_been(tmp_path, tiny_bert, small_csv):
-    finish(command(tmp_path, "-c", settings(tmp_path, tiny_bert, small_csv, "whole")))
-    config = settings(tmp_path, tiny_bert, small_csv, "killed")
-    process = command(tmp_path, "-c", config)
-    while process.poll() is None and not (tmp_path / "killed/step=6.ckpt").exists():
-        pass
+    whole, journal = fit(tmp_path, tiny_bert, small_csv, STEPS)
+
+    class Slow(Callback):
+        def on_train_batch_end(self, *_):
+            time.sleep(0.3)
+
+    def run():
+        fit(tmp_path, tiny_bert, small_csv, STEPS, callbacks=[Slow(), every_step(tmp_path / "kept")])
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    while process.is_alive() and not (tmp_path / "kept/step=7.ckpt").exists():
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    finish(command(tmp_path, "-c", config, "--ckpt_path", str(tmp_path / "killed/step=5.ckpt")))
-    whole, killed = weights(tmp_path / "whole/step=12.ckpt"), weights(tmp_path / "killed/step=12.ckpt")
-    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    resumed, rest = fit(tmp_path, tiny_bert, small_csv, STEPS, ckpt_path=str(tmp_path / "kept/step=6.ckpt"))
+    assert rest.steps == journal.steps[6:]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 def test_two_processes_equal_one_and_go_on_equally(tmp_path, tiny_bert, small_csv):
     still = tmp_path / "still"  # without dropout, which processes draw on their own
-    still.mkdir()
-    for file in tiny_bert.iterdir():
-        (still / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(tiny_bert, still)
     content = json.loads((still / "config.json").read_text())
     content |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (still / "config.json").write_text(json.dumps(content))
-
     # Not AdamW, whose first steps are as large for gradients of nothing but rounding.
-    own = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}}
-    model = {"optimizer": own, "head_learning_rate": 0.2, "layer_decay": 0.8}
-    finish(command(tmp_path, "-c", settings(tmp_path, still, small_csv, "one", model)))
-    two = {"devices": 2, "strategy": "ddp"}
-    config = settings(tmp_path, still, small_csv, "two", model, **two)
-    finish(command(tmp_path, "-c", config, "--data.batch_size", "1"))
-    again = settings(tmp_path, still, small_csv, "again", model, **two)
-    path = str(tmp_path / "two/step=6.ckpt")
-    finish(command(tmp_path, "-c", again, "--data.batch_size", "1", "--ckpt_path", path))
+    settings = {
+        "optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1),
+        **{"learning_rate": None, "weight_decay": None, "head_learning_rate": 0.2, "layer_decay": 0.8},
+    }
 
+    def run(name, **more):
+        fit(tmp_path, still, small_csv, STEPS, callbacks=[every_step(tmp_path / name)], **settings, **more)
+        return lambda step: weights(tmp_path / f"{name}/step={step}.ckpt")
+
+    two = {"trainer": {"devices": 2, "strategy": "ddp_fork"}, "batch_size": 1}
+    one, both = run("one"), run("two", **two)
+    again = run("again", ckpt_path=str(tmp_path / "two/step=6.ckpt"), **two)
     for step in (1, 4, 7, 12):
-        one, both = (weights(tmp_path / f"{name}/step={step}.ckpt") for name in ("one", "two"))
-        for name, value in one.items():
-            assert torch.allclose(value, both[name], atol=2e-4), (step, name)
-    first, fifth = (weights(tmp_path / f"two/step={step}.ckpt") for step in (1, 5))
+        for (name, value), other in zip(one(step).items(), both(step).values(), strict=True):
+            assert torch.allclose(value, other, atol=1e-5), (step, name)
+    first, fifth = both(1), both(5)
     assert {part(name) for name in first if not torch.equal(first[name], fifth[name])} == {"head", "top"}
-    whole, resumed = (weights(tmp_path / f"{name}/step=12.ckpt") for name in ("two", "again"))
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    for (name, value), other in zip(both(12).items(), again(12).values(), strict=True):
+        assert torch.equal(value, other), name
