@@ -12,4 +12,5 @@ from .registry import list_heads as list_heads
 from .registry import register_head as register_head
 from .reranking import Reranking as Reranking
 from .sequence_classification import SequenceClassification as SequenceClassification
+from .span_classification import SpanClassification as SpanClassification
 from .token_classification import TokenClassification as TokenClassification

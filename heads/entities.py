@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from heads.targets import IGNORE
+from heads.target import IGNORE
 
 __all__ = ["EntityF1", "EntityPrecision", "EntityRecall", "entities", "entity_metrics", "is_bio"]
 

@@ -13,7 +13,7 @@ from heads.base import attention_mask
 from heads.entities import entities, entity_metrics, is_bio
 from heads.targets import IGNORE
 
-__all__ = ["packed", "tag_metrics", "tag_predictions", "word_ids", "word_starts"]
+__all__ = ["packed", "tag_metrics", "tag_predictions", "word_ids", "word_lasts", "word_starts"]
 
 
 def word_ids(batch: Mapping[str, Any], logits: Tensor) -> Tensor:
@@ -29,6 +29,12 @@ def word_starts(word_ids: Tensor) -> Tensor:
     """Where a word's first subword is, as bool ``(B, T)`` or ``(T,)``."""
     before = F.pad(word_ids, (1, 0), value=-1)[..., :-1]
     return (word_ids >= 0) & (word_ids != before)
+
+
+def word_lasts(word_ids: Tensor) -> Tensor:
+    """Where a word's last subword is, as bool ``(B, T)``."""
+    after = F.pad(word_ids, (0, 1), value=-1)[..., 1:]
+    return (word_ids >= 0) & (word_ids != after)
 
 
 def packed(kept: Tensor) -> tuple[Tensor, Tensor]:

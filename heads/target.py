@@ -29,6 +29,9 @@ class Target(ABC):
     # One label for each word of a row: the table then holds words and labels in lists of equal length.
     per_word: ClassVar[bool] = False
 
+    # Labels of words, though not one for each: the text is then read as a list of words as well.
+    by_words: ClassVar[bool] = False
+
     @property
     def column_needed(self) -> bool:
         """Whether the table must have a column for it."""

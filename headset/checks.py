@@ -182,13 +182,13 @@ def is_text(feature: Any) -> bool:
 
 
 def needs_words(head: Head) -> bool:
-    """Whether a head has a label for each word."""
+    """Whether a head has labels of words."""
     target = head.target()
-    return target is not None and target.per_word
+    return target is not None and (target.per_word or target.by_words)
 
 
 def check_words(heads: Mapping[str, Head], text: Sequence[str], features: Features, place: str) -> None:
-    """Check that heads with a label for each word get words.
+    """Check that heads with labels of words get words.
 
     Raises:
         HeadsetError: They get plain strings.

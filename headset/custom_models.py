@@ -23,7 +23,7 @@ from transformers.utils.generic import ModelOutput
 from backbones.backbone import Backbone
 from backbones.rebuild import rebuild
 from heads.base import Head as TheHead
-from heads.base import HeadContext
+from heads.base import HeadContext, HeadOutput
 
 __all__ = ["CustomConfig", "CustomModel"]
 
@@ -117,6 +117,7 @@ class CustomModel(PreTrainedModel):
         labels: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
+        word_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> ModelOutput | tuple[Any, ...]:
@@ -132,15 +133,16 @@ class CustomModel(PreTrainedModel):
             labels: If given, the output has the head's loss.
             start_positions: Where answers start ``(B,)``; with ``end_positions`` in the place of ``labels``.
             end_positions: Where answers end ``(B,)``.
+            word_ids: The word that each token is of ``(B, T)``, -1 for none; if not given, every token is a word.
             return_dict: Whether to give an output with names, and not a tuple.
             inputs: Whatever else the backbone takes.
         """
         inputs |= {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs |= {"pixel_values": pixel_values, "input_values": input_values, "input_features": input_features}
         batch = {name: value for name, value in inputs.items() if value is not None}
-        call = self.head.request(batch)
-        features: Any = None if call is None else self.backbone.get_submodule(call.path)(**call.kwargs)
-        output = self.head(features, batch)
+        if word_ids is not None:
+            batch["meta"] = {"word_ids": word_ids}
+        features, output = self._answer(batch)
         features = features or {}
         answer: dict[str, Any] = {"logits": output.logits}
         if self.config.head_task == "question-answering":
@@ -168,11 +170,14 @@ class CustomModel(PreTrainedModel):
         encodings = getattr(inputs, "encodings", None) or ()
         pairs = [zip(encoding.word_ids, encoding.sequence_ids, strict=True) for encoding in encodings]
         ids = [[word if text == 0 else -1 for word, text in pair] for pair in pairs]
-        meta = {"word_ids": torch.tensor(ids, device=self.device)} if ids else {}
-        batch = {**inputs, "meta": meta}
+        _, output = self._answer({**inputs, "meta": {"word_ids": torch.tensor(ids, device=self.device)} if ids else {}})
+        return self.head.predict(output)
+
+    def _answer(self, batch: dict[str, Any]) -> tuple[Any, HeadOutput]:
+        """The backbone's output and the head's."""
         call = self.head.request(batch)
         features: Any = None if call is None else self.backbone.get_submodule(call.path)(**call.kwargs)
-        return self.head.predict(self.head(features, batch))
+        return features, self.head(features, batch)
 
     def _build_head(self) -> None:
         """Make the parameters of the head, on real memory: what it computes here is in no file."""

@@ -16,8 +16,8 @@ from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import limit_length
 from heads.base import Head, HeadContext, HeadOutput
 from heads.label_counts import LabelCounts
-from heads.targets import TagTarget
 from headset.batches import in_dtype, make_batch, make_encoder
+from headset.checks import needs_words
 from headset.encoders import Encoder
 from headset.processors import Processor
 
@@ -214,7 +214,7 @@ class Headset(nn.Module):
         groups: dict[tuple[str, bool], list[str]] = {}
         for name in names:
             head = self.head(name)
-            groups.setdefault((head.reads, _by_word(head)), []).append(name)
+            groups.setdefault((head.reads, needs_words(head)), []).append(name)
         return list(groups.values())
 
     def encoder(self, name: str, max_length: int | None = None) -> Encoder:
@@ -229,7 +229,7 @@ class Headset(nn.Module):
                 "read images or sounds need processor=, an image processor or a feature extractor."
             )
         head = self.head(name)
-        return make_encoder(head.reads, self.processor, max_length, split_words=_by_word(head))
+        return make_encoder(head.reads, self.processor, max_length, split_words=needs_words(head))
 
     def sample(self, name: str) -> dict[str, Any]:
         """A small batch for a head, as its exports take it, to compare answers on."""
@@ -315,10 +315,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
-
-
-def _by_word(head: Head) -> bool:
-    return isinstance(head.target(), TagTarget)
 
 
 def _agree_on_padding(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, heads: Mapping[str, Head]) -> None:

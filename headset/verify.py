@@ -94,6 +94,11 @@ def _compare(name: str, library: str, ours: Tensor, theirs: Tensor, exact: bool)
         raise HeadsetError(f"The export of '{name}' does not give the same numbers in {library}: {error}") from error
 
 
+def _words(headset: Headset, name: str, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The word of each token, for heads whose scores are those of words together."""
+    return {"word_ids": batch["meta"]["word_ids"]} if headset.head(name).decodes else {}
+
+
 def _load_apart(
     headset: Headset,
     name: str,
@@ -109,7 +114,7 @@ def _load_apart(
         tensors = {
             f"{index}.{key}": value.clone(memory_format=torch.contiguous_format)
             for index, batch in enumerate(batches)
-            for key, value in model_inputs(batch).items()
+            for key, value in (model_inputs(batch) | _words(headset, name, batch)).items()
         }
         save_file(tensors, inputs)
         job = {

@@ -10,11 +10,14 @@ import torch
 from transformers import AutoTokenizer, BertModel
 
 from backbones import Backbone, HeadsetError
-from heads import CRFTagging
+from heads import CRFTagging, SpanClassification
 from headset import Headset
 
 WORDS = [["the", "film", "was", "very", "good"], ["bad"], ["a", "book", "is", "not", "a", "film"]]
-HEADS = {"crf": (CRFTagging("mix"), ["O", "B-X", "I-X"])}
+HEADS = {
+    "crf": (CRFTagging("mix"), ["O", "B-X", "I-X"]),
+    "spans": (SpanClassification(3), ["X", "Y"]),
+}
 USER = """
 import json, sys
 class Blocker:
