@@ -176,4 +176,7 @@ def _has_labels(head: Head) -> bool:
 def _real(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
     """Answers without those at padding."""
     mask = batch["attention_mask"].bool()
+    if logits.shape[:2] == mask.shape and logits.shape[2:] == (mask.shape[1] + 1,):  # of each token with each, and one
+        pairs = mask.unsqueeze(2) & torch.nn.functional.pad(mask, (1, 0), value=True).unsqueeze(1)
+        return logits[pairs]
     return logits[mask] if logits.shape[:2] == mask.shape else logits

@@ -20,9 +20,10 @@ from backbones.backbone import Backbone
 from heads.answers import NOWHERE, AnswerTarget
 from heads.base import Head
 from heads.choice_target import ChoiceTarget
+from heads.dependency_target import DependencyTarget
 from heads.relevance import NO_DOCUMENT, RelevanceTarget
 from heads.span_target import SpanTarget
-from heads.targets import MultiLabelTarget, NumberTarget, PairTarget, SoftTarget, TagTarget
+from heads.targets import IGNORE, MultiLabelTarget, NumberTarget, PairTarget, SoftTarget, TagTarget
 
 __all__ = ["make_batch", "make_labels", "padded", "row_count", "tiny_backbone", "tiny_tokenizer"]
 
@@ -109,6 +110,10 @@ def make_labels(head: Head, labels: tuple[str, ...] | None) -> Tensor | None:
         return None
     if isinstance(target, AnswerTarget):
         return torch.tensor([[[1, 3], [0, 2]], [[0, 1], [NOWHERE, NOWHERE]], [[0, 2], [1, 2]]])
+    if isinstance(target, DependencyTarget):
+        heads = torch.arange(width).expand(rows, -1)  # of each word the one before
+        real = heads < torch.tensor(LENGTHS).unsqueeze(1)
+        return torch.stack([heads, heads % size], dim=-1).masked_fill(~real.unsqueeze(-1), IGNORE)
     if isinstance(target, SpanTarget):
         return torch.tensor(
             [[[0, 7, 0], [1, 3, 1 % size]], [[2, 4, 0], [3, 4, 0]], [[0, 1, 0], [-1] * 3], [[-1] * 3] * 2]

@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from backbones.errors import HeadsetError, invalid_choice
 from heads.base import Head
+from heads.dependency_target import DependencyTarget
 from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, SoftTarget, TagTarget, Target
 
 __all__ = ["LabelColumn", "Labels", "check_label_set", "check_order", "label_columns", "other_labels"]
@@ -65,7 +66,9 @@ class LabelColumn:
         """The label set of a table: its values, or what the columns fix by their names or as ``ClassLabel``."""
         if isinstance(self.columns, str):
             return _class_names(rows.features[self.columns]) or self.target.find_labels(self.all_values(rows))
-        return self.names if isinstance(self.target, MultiLabelTarget | SoftTarget) else None
+        if isinstance(self.target, MultiLabelTarget | SoftTarget):
+            return self.names
+        return self.target.find_labels(self.all_values(rows))
 
 
 def label_columns(labels: Labels, heads: Mapping[str, Head]) -> dict[str, LabelColumn]:
@@ -128,6 +131,13 @@ def check_order(head: str, ordered: bool, labels: Sequence[str] | None) -> None:
 
 
 def _columns(head: str, setting: str | list[str], target: Target) -> str | tuple[str, ...]:
+    if isinstance(target, DependencyTarget):
+        if isinstance(setting, str) or len(setting) != 2:
+            raise HeadsetError(
+                f"The head {head!r} takes two columns, the heads of words and their relations, and data.labels names "
+                f"{setting!r}. Give {{{head}: [head, deprel]}}."
+            )
+        return tuple(setting)
     if isinstance(setting, str):
         return setting
     if not isinstance(target, MultiLabelTarget | NumberTarget | SoftTarget):
