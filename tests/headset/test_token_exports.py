@@ -10,13 +10,14 @@ import torch
 from transformers import AutoTokenizer, BertModel
 
 from backbones import Backbone, HeadsetError
-from heads import CRFTagging, SpanClassification
+from heads import CRFTagging, DependencyParsing, SpanClassification
 from headset import Headset
 
 WORDS = [["the", "film", "was", "very", "good"], ["bad"], ["a", "book", "is", "not", "a", "film"]]
 HEADS = {
     "crf": (CRFTagging("mix"), ["O", "B-X", "I-X"]),
     "spans": (SpanClassification(3), ["X", "Y"]),
+    "tree": (DependencyParsing(arc_size=8, relation_size=4), ["det", "nsubj", "root"]),
 }
 USER = """
 import json, sys
