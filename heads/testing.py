@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backbones.backbone import Backbone
 from heads.base import Head, HeadContext, HeadOutput
+from heads.dependency_target import DependencyTarget
 from heads.label_counts import LabelCounts
 from heads.targets import PairTarget
 from heads.testing_inputs import make_batch, make_labels, padded, row_count, tiny_backbone, tiny_tokenizer
@@ -146,11 +147,11 @@ def _check_rows(head: Head, backbone: Backbone, batch: Mapping[str, Any], answer
 
 
 def _check_padding(head: Head, backbone: Backbone, batch: Mapping[str, Any], answer: HeadOutput) -> None:
-    wanted = _real(answer.logits, batch)
+    wanted = _real(head, answer.logits, batch)
     sides = ("right",) if head.auto_class or head.reads == "audio" else ("right", "left")
     for side in sides:
         more = padded(batch, 3, side)
-        got = _real(_answer(head, backbone, more).logits, more)
+        got = _real(head, _answer(head, backbone, more).logits, more)
         assert torch.allclose(got, wanted, atol=1e-5), f"3 more tokens of padding on the {side} change the answers"
 
 
@@ -173,10 +174,10 @@ def _has_labels(head: Head) -> bool:
     return target is not None and target.find_labels([]) is not None
 
 
-def _real(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+def _real(head: Head, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
     """Answers without those at padding."""
     mask = batch["attention_mask"].bool()
-    if logits.shape[:2] == mask.shape and logits.shape[2:] == (mask.shape[1] + 1,):  # of each token with each, and one
+    if isinstance(head.target(), DependencyTarget):  # scores of each token with the root and each token
         pairs = mask.unsqueeze(2) & torch.nn.functional.pad(mask, (1, 0), value=True).unsqueeze(1)
         return logits[pairs]
     return logits[mask] if logits.shape[:2] == mask.shape else logits
