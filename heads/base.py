@@ -87,8 +87,11 @@ class Head(nn.Module, ABC):
     # What a row is read as. "text": a text, or two of them as one input, [CLS] a [SEP] b [SEP]. "pair": each of two
     # texts for itself; a batch holds the first texts of all rows, then the second ones. "question": a question and its
     # context, in overlapping windows. "choices": a text with each of several choices. "candidates": a query with each
-    # of one or more documents. "image", "audio": one of these.
-    reads: ClassVar[Literal["text", "pair", "question", "choices", "candidates", "image", "audio"]] = "text"
+    # of one or more documents. "document": a text in as many overlapping windows as it needs; "documents": each of two
+    # texts so. "image", "audio": one of these.
+    reads: Literal["text", "pair", "question", "choices", "candidates", "document", "documents", "image", "audio"] = (
+        "text"
+    )
 
     # Whether a part of a long text teaches as much as the whole: long texts are then learnt in parts, and not cut.
     learns_in_parts: ClassVar[bool] = False

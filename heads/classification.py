@@ -91,11 +91,15 @@ class Classification(Decisions):
         if self.auto_class:
             self.scorer = self.native_model(context, instead="pooling: mean")
         else:
-            self.scorer = Scorer(context, self.size(context), self.hidden_layers, self.pooling, self.dropout)
+            self.scorer = self.own_scorer(context)
         self.weights = self.learning.weights(context.labels, context.label_counts)
         if self.ordered:
             self.scale = ORDINAL[self.learning.loss](len(context.labels or ()))
         self.build_decisions(context.labels)
+
+    def own_scorer(self, context: HeadContext) -> Scorer:
+        """Layers and pooling as they are set, and a linear layer."""
+        return Scorer(context, self.size(context), self.hidden_layers, self.pooling, self.dropout)
 
     def native_model(self, context: HeadContext, instead: str = "") -> NativeModel:
         """The modules that transformers has for this task and architecture, for the labels of the run."""

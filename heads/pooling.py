@@ -20,6 +20,7 @@ from heads.base import Head, HeadContext, HeadOutput, attention_mask, init_linea
 from heads.gathering import gathered
 from heads.poolers import Pooler, pooling_modes
 from heads.targets import PairTarget, Target
+from heads.windows import WindowPooler, check_windows
 
 __all__ = ["Pooling"]
 
@@ -43,6 +44,8 @@ class Pooling(Head):
         normalize: Give vectors of length 1.
         objective: ``contrastive`` or ``similarity``.
         temperature: What cosines are divided by before the softmax of the contrastive objective.
+        windows: Read a text that is longer than ``max_length`` in overlapping windows, and pool over their vectors:
+            ``mean``, ``max`` or ``attention``. By default it is cut.
 
     Raises:
         HeadsetError: An argument is none of the above.
@@ -69,10 +72,12 @@ class Pooling(Head):
         normalize: bool = False,
         objective: str = "contrastive",
         temperature: float = 0.05,
+        windows: str | None = None,
     ) -> None:
         super().__init__()
         pooling_modes(pooling)
         check_layer_choice(hidden_layers)
+        check_windows(windows)
         if objective not in OBJECTIVES:
             raise invalid_choice("objective", objective, OBJECTIVES)
         if temperature <= 0:
@@ -85,12 +90,18 @@ class Pooling(Head):
         self.normalize = normalize
         self.objective = objective
         self.temperature = temperature
+        self.windows = windows
+        if windows is not None:
+            self.reads = "documents"
 
     def build(self, context: HeadContext) -> None:
         """Make the mix of layers, the attention query and the projection, as far as they are asked for."""
         spec = context.spec
         self.layers = LayerChoice(self.hidden_layers, spec.hidden_size, spec.num_layers)
         self.pooler = Pooler(self.pooling, self.layers.width, spec.initializer_range)
+        self.over_windows: WindowPooler | None = None
+        if self.windows is not None:
+            self.over_windows = WindowPooler(self.windows, self.pooler.width, spec.initializer_range)
         self.dense = None if self.projection is None else nn.Linear(self.pooler.width, self.projection)
         init_linear(self, spec)
 
@@ -122,6 +133,8 @@ class Pooling(Head):
         """
         hidden = self.layers(features)
         vectors: Tensor = self.pooler(hidden, attention_mask(batch, hidden))
+        if self.over_windows is not None:
+            vectors = self.over_windows(vectors, batch.get("meta", {}))
         if self.dense is not None:
             vectors = self.dense(vectors)
         if self.normalize:

@@ -1,7 +1,7 @@
 """The part of a context that answers a question."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class QuestionAnswering(Head):
         30
     """
 
-    reads: ClassVar[Literal["question"]] = "question"
+    reads = "question"
 
     def __init__(
         self, no_answer: bool = False, null_threshold: float = 0.0, max_answer_length: int = 30, n_best: int = 20

@@ -1,7 +1,7 @@
 """Documents in the order of their relevance for a query, each read together with it: a cross-encoder."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class Reranking(Head):
         torch.Size([2, 4])
     """
 
-    reads: ClassVar[Literal["candidates"]] = "candidates"
+    reads = "candidates"
 
     def __init__(
         self,

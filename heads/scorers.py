@@ -12,6 +12,7 @@ from backbones.errors import HeadsetError
 from backbones.layers import LayerChoice, check_layer_choice
 from heads.base import HeadContext, attention_mask, init_linear
 from heads.poolers import Pooler, pooling_modes
+from heads.windows import WindowPooler
 
 __all__ = ["NATIVE", "Scorer", "check_pooling"]
 
@@ -47,6 +48,7 @@ class Scorer(nn.Module):
         hidden_layers: Which hidden layers to read, as `LayerChoice` takes them.
         pooling: How to pool over tokens, as `Pooler` takes it; None scores every token.
         dropout: The probability of dropping a value before the linear layer.
+        windows: How to pool over the windows of a document, as `WindowPooler` takes it; None for texts in one piece.
     """
 
     def __init__(
@@ -56,14 +58,17 @@ class Scorer(nn.Module):
         hidden_layers: str | int | list[int] = "last",
         pooling: str | list[str] | None = None,
         dropout: float = 0.1,
+        windows: str | None = None,
     ) -> None:
         super().__init__()
         spec = context.spec
         self.encoder_path = context.backbone.encoder_path
         self.layers = LayerChoice(hidden_layers, spec.hidden_size, spec.num_layers)
         self.pooler = None if pooling is None else Pooler(pooling, self.layers.width, spec.initializer_range)
+        width = self.layers.width if self.pooler is None else self.pooler.width
+        self.over_windows = None if windows is None else WindowPooler(windows, width, spec.initializer_range)
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(self.layers.width if self.pooler is None else self.pooler.width, size)
+        self.linear = nn.Linear(width, size)
         init_linear(self.linear, spec)
 
     def request(self, batch: Mapping[str, Any]) -> BackboneCall:
@@ -82,4 +87,6 @@ class Scorer(nn.Module):
         hidden = self.layers(features)
         if self.pooler is not None:
             hidden = self.pooler(hidden, attention_mask(batch, hidden))
+        if self.over_windows is not None:
+            hidden = self.over_windows(hidden, batch.get("meta", {}))
         return ModelOutput(logits=self.linear(self.dropout(hidden)))

@@ -1,10 +1,15 @@
 """One answer a text: a class, several classes, or numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from transformers.utils.generic import ModelOutput
+
+from heads.base import HeadContext, HeadOutput
 from heads.classification import SINGLE, Classification
 from heads.objective import plain_objective
-from heads.scorers import NATIVE, check_pooling
+from heads.scorers import NATIVE, Scorer, check_pooling
+from heads.windows import WindowPooler, check_windows, without_labels
 
 __all__ = ["SequenceClassification"]
 
@@ -32,6 +37,9 @@ class SequenceClassification(Classification):
             ``cross_entropy``, ``focal``, ``coral`` or ``corn``; for several ``binary_cross_entropy`` or ``focal``; for
             numbers ``mse``, ``l1`` or ``huber``. Settings: ``label_smoothing``, ``class_weights``,
             ``positive_weights``, ``gamma``, ``delta``, ``soft_labels``.
+        windows: Read a text that is longer than ``max_length`` in overlapping windows, and pool over these: ``mean``,
+            ``max``, or ``attention`` of their vectors; of their scores, where pooling is native, ``mean`` or ``max``.
+            By default it is cut.
 
     Raises:
         HeadsetError: An argument is not one of these.
@@ -57,9 +65,11 @@ class SequenceClassification(Classification):
         dropout: float = 0.1,
         temperature: float | str = 1.0,
         objective: str | dict[str, Any] | None = None,
+        windows: str | None = None,
     ) -> None:
         super().__init__()
         check_pooling(pooling, hidden_layers)
+        check_windows(windows, native=pooling == NATIVE)
         self.problem_type = problem_type
         self.pooling = pooling
         self.hidden_layers = hidden_layers
@@ -68,9 +78,33 @@ class SequenceClassification(Classification):
         self.dropout = dropout
         self.temperature = temperature
         self.objective = plain_objective(objective)
+        self.windows = windows
+        if windows is not None:
+            self.reads = "document"
+        self.over_windows: WindowPooler | None = None
         self.check_settings()
 
     @property
     def auto_class(self) -> str | None:
         """The task in transformers, where the scores are native."""
         return "AutoModelForSequenceClassification" if self.pooling == NATIVE else None
+
+    def build(self, context: HeadContext) -> None:
+        """Make the scorer, and what pools the scores of windows where it is native."""
+        super().build(context)
+        if self.windows is not None and self.auto_class:
+            self.over_windows = WindowPooler(self.windows, self.size(context))
+
+    def own_scorer(self, context: HeadContext) -> Scorer:
+        """Layers, pooling and windows as they are set, and a linear layer."""
+        size = self.size(context)
+        return Scorer(context, size, self.hidden_layers, self.pooling, self.dropout, self.windows)
+
+    def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
+        """Scores ``(B, C)`` of inputs ``(B, T)``; or of windows ``(N, T)``, counted in ``meta["windows"]``."""
+        if self.windows is None:
+            return super().forward(features, batch)
+        output = super().forward(features, without_labels(batch))
+        if self.over_windows is None:
+            return output
+        return HeadOutput(self.over_windows(output.logits, batch.get("meta", {})), output.info)

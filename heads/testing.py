@@ -137,9 +137,11 @@ def _check_sharing(head: Head, backbone: Backbone, batch: Mapping[str, Any]) -> 
 
 def _check_rows(head: Head, backbone: Backbone, batch: Mapping[str, Any], answer: HeadOutput) -> None:
     """A row is answered as it is alone."""
-    for row in range(len(answer.logits)):
-        meta = {"texts": 1, "rows": [row]}
-        alone = {key: value[row : row + 1] for key, value in batch.items() if isinstance(value, Tensor)} | {
+    sizes = batch["meta"]["windows"] if head.reads == "document" else [1] * len(answer.logits)
+    for row, size in enumerate(sizes):
+        start = sum(sizes[:row])
+        meta = {"texts": 1, "rows": [row]} | ({"windows": [size]} if head.reads == "document" else {})
+        alone = {key: value[start : start + size] for key, value in batch.items() if isinstance(value, Tensor)} | {
             "meta": meta
         }
         got, wanted = _answer(head, backbone, alone).logits[0], answer.logits[row]

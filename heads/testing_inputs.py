@@ -62,7 +62,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
 
 def row_count(head: Head) -> int:
     """How many rows the batch of a head has."""
-    return len(WINDOWS) if head.reads == "question" else len(LENGTHS) // (2 if _by_twos(head) else 1)
+    return len(WINDOWS) if head.reads in ("question", "document") else len(LENGTHS) // (2 if _by_twos(head) else 1)
 
 
 def make_batch(head: Head) -> dict[str, Any]:
@@ -80,6 +80,10 @@ def make_batch(head: Head) -> dict[str, Any]:
         meta["word_ids"] = (torch.arange(width) // 2).masked_fill(mask == 0, -1)
     if head.reads in ("choices", "candidates"):
         batch = {key: value.unflatten(0, (-1, 2)) for key, value in batch.items()}
+    if head.reads == "document":
+        meta |= {"windows": list(WINDOWS), "rows": [0, 1, 2]}
+    if head.reads == "documents":
+        meta |= {"windows": [1] * len(LENGTHS)}
     if head.reads == "question":
         starts = torch.arange(-2, width - 2) + torch.tensor([[0], [5], [0], [0]])
         context = mask.bool() & (torch.arange(width) > 1)
@@ -92,7 +96,7 @@ def make_batch(head: Head) -> dict[str, Any]:
 def make_labels(head: Head, labels: tuple[str, ...] | None) -> Tensor | None:
     """Labels for the batch of a head, as its target makes them; None where it learns without."""
     target = head.target()
-    rows, width = len(LENGTHS), max(LENGTHS)
+    rows, width = len(WINDOWS) if head.reads == "document" else len(LENGTHS), max(LENGTHS)
     size = len(labels or ())
     if isinstance(target, MultiLabelTarget):
         return (torch.arange(rows * size) % 2).view(rows, size).float()

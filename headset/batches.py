@@ -14,6 +14,7 @@ from heads.targets import Target
 from headset.audio_encoder import AudioEncoder
 from headset.choice_encoder import ChoiceEncoder
 from headset.chunk_encoder import ChunkEncoder
+from headset.document_encoder import DocumentEncoder
 from headset.encoders import Encoder
 from headset.image_encoder import ImageEncoder
 from headset.question_encoder import QuestionEncoder
@@ -65,6 +66,7 @@ def make_encoder(
     word_ids: bool = False,
     in_parts: bool = False,
     texts: int = 1,
+    max_windows: int | None = None,
 ) -> Encoder:
     """The encoder for what heads read.
 
@@ -75,10 +77,11 @@ def make_encoder(
         split_words: Whether plain strings are split into words.
         folder: Where relative paths of images and sounds start.
         max_seconds: Where sounds are cut.
-        stride: How many tokens the windows of a long context have in common.
+        stride: How many tokens the windows of a long text or context have in common.
         word_ids: Whether to say which word a token is of, also in plain strings.
         in_parts: Whether a long text becomes several examples.
         texts: How many columns of texts come before the choices, where heads read such.
+        max_windows: The most windows of a long text.
 
     Raises:
         HeadsetError: The processor is of another kind, or a number does not fit it.
@@ -92,6 +95,8 @@ def make_encoder(
         return AudioEncoder(processor, folder, max_seconds)
     if reads == "question":
         return QuestionEncoder(processor, max_length, stride=stride)
+    if reads in ("document", "documents"):
+        return DocumentEncoder(processor, max_length, split_words=split_words, stride=stride, max_windows=max_windows)
     if reads in ("choices", "candidates"):
         ranked = reads == "candidates"
         return ChoiceEncoder(processor, max_length, texts=1 if ranked else texts, ranked=ranked)

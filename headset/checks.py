@@ -25,7 +25,16 @@ __all__ = [
     "needs_words",
 ]
 
-LEAST = {"stride": 0, "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "num_proc": 1, "seed": 0}
+LEAST = {
+    "stride": 0,
+    "max_windows": 1,
+    "batch_size": 1,
+    "eval_batch_size": 1,
+    "num_workers": 0,
+    "num_proc": 1,
+    "seed": 0,
+}
+PAIRS = ("pair", "documents")
 MOST = {"seed": 2**32 - 1}  # what numpy and Lightning take
 
 
@@ -129,8 +138,13 @@ def check_text_columns(text: Sequence[str], reads: str) -> None:
             f"The heads read a question and its context, and data.text is {' '.join(text)}. Name both columns: "
             "data.text: [question, context]."
         )
-    if not 1 <= len(text) <= (3 if reads == "pair" else 2):
-        more = "; or three, of which the last does not belong to the first" if reads == "pair" else ""
+    if reads == "document" and len(text) != 1:
+        raise HeadsetError(
+            f"The heads read a text in windows, and data.text names {len(text)} columns. Give one, or leave out "
+            "windows on the head, which makes one input of two texts."
+        )
+    if not 1 <= len(text) <= (3 if reads in PAIRS else 2):
+        more = "; or three, of which the last does not belong to the first" if reads in PAIRS else ""
         raise HeadsetError(f"data.text names {len(text)} columns. Give one, or two for pairs of texts{more}.")
 
 

@@ -135,7 +135,8 @@ class CustomModel(PreTrainedModel):
             end_positions: Where answers end ``(B,)``.
             word_ids: The word that each token is of ``(B, T)``, -1 for none; if not given, every token is a word.
             return_dict: Whether to give an output with names, and not a tuple.
-            inputs: Whatever else the backbone takes.
+            inputs: Whatever else the backbone takes. Where the head pools over the windows of long texts,
+                ``overflow_to_sample_mapping`` ``(N,)``, as tokenizers give it, says which text a window is of.
         """
         inputs |= {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs |= {"pixel_values": pixel_values, "input_values": input_values, "input_features": input_features}
@@ -175,6 +176,7 @@ class CustomModel(PreTrainedModel):
 
     def _answer(self, batch: dict[str, Any]) -> tuple[Any, HeadOutput]:
         """The backbone's output and the head's."""
+        batch = _counted(batch)
         call = self.head.request(batch)
         features: Any = None if call is None else self.backbone.get_submodule(call.path)(**call.kwargs)
         return features, self.head(features, batch)
@@ -209,3 +211,9 @@ class CustomModel(PreTrainedModel):
                 value.copy_(computed[name])
             elif not getattr(value, "_is_hf_initialized", False):
                 raise ValueError(f"The file lacks the weight {name!r} of the head's {type(module).__name__}.")
+
+
+def _counted(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch of windows with the number of them that each text has, where the tokenizer says which text each is of."""
+    texts: Tensor | None = batch.pop("overflow_to_sample_mapping", None)
+    return batch if texts is None else batch | {"meta": {**batch.get("meta", {}), "windows": texts.bincount().tolist()}}

@@ -64,8 +64,9 @@ class TextData(LightningDataModule):
         choices: For heads that choose or rerank: the column with lists of choices or documents, or several columns.
             With two columns of texts the second one is how each choice begins.
         max_length: The most tokens of an input; by default the tokenizer's own limit, at most 512.
-        stride: How many tokens the windows of a long context have in common, for heads that read questions; by default
-            128, or half of ``max_length`` where that is less.
+        stride: How many tokens the windows of a long text or context have in common, for heads that read questions or
+            have ``windows``; by default 128, or half of ``max_length`` where that is less.
+        max_windows: The most windows of a text, for heads that have ``windows``; the rest is cut off.
         max_seconds: Where sounds are cut; by default only where the feature extractor does.
         batch_size: The rows of a training batch, in each process; of questions the windows.
         eval_batch_size: The rows of any other batch, with all of their windows; by default ``batch_size``.
@@ -96,6 +97,7 @@ class TextData(LightningDataModule):
         max_length: int | None = None,
         max_seconds: float | None = None,
         stride: int | None = None,
+        max_windows: int | None = None,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
@@ -118,6 +120,7 @@ class TextData(LightningDataModule):
         self.max_length = max_length
         self.max_seconds = max_seconds
         self.stride = stride
+        self.max_windows = max_windows
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers
@@ -256,6 +259,7 @@ class TextData(LightningDataModule):
             word_ids=learns and any(head.needs_word_ids for head in heads),
             in_parts=learns and all(head.learns_in_parts for head in heads),
             stride=self.stride,
+            max_windows=self.max_windows,
             texts=len(self.text),
             folder=os.path.dirname(source) if isinstance(source, str) and os.path.isfile(source) else "",
             max_seconds=self.max_seconds,

@@ -9,6 +9,7 @@ from heads.base import Head
 
 __all__ = ["RAW", "Encoder", "reading"]
 
+ONE_TEXT = {"pair": "text", "documents": "document"}
 RAW = "raw"  # the name of the inputs of a lazy encoder
 
 
@@ -91,14 +92,14 @@ class Encoder(ABC):
 def reading(heads: Mapping[str, Head], columns: Sequence[str] = ()) -> str:
     """What the heads of a run read a row as; they have to agree.
 
-    With one column of texts, ``pair`` is ``text``.
+    With one column of texts, ``pair`` is ``text``, and ``documents`` are ``document``.
 
     Raises:
         HeadsetError: They do not agree.
     """
     groups: dict[str, list[str]] = {}
     for name, head in heads.items():
-        reads = "text" if head.reads == "pair" and len(columns) < 2 else head.reads
+        reads = ONE_TEXT.get(head.reads, head.reads) if len(columns) < 2 else head.reads
         groups.setdefault(reads, []).append(name)
     if groups.keys() == {"text", "pair"}:
         raise HeadsetError(

@@ -16,7 +16,7 @@ from heads.base import Head, HeadOutput
 from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, SoftTarget, TagTarget
 from headset.custom_code import Code, needed_packages
 from headset.custom_models import NO_WEIGHTS
-from headset.export_transformers import TASKS, hub_task, usage
+from headset.export_transformers import TASKS, hub_task, usage, windows_usage
 from headset.model import Headset
 from headset.verify import Loader
 
@@ -132,9 +132,10 @@ def task_of(head: Head, output: HeadOutput, vocab_size: int) -> str:
         return ""
     target, shape = head.target(), output.logits.shape
     named = head.labels is not None and shape[-1] == len(head.labels)
-    whole = head.reads in ("text", "image", "audio") and isinstance(target, tuple(PROBLEMS))
+    reads = "text" if head.reads == "document" else head.reads
+    whole = reads in ("text", "image", "audio") and isinstance(target, tuple(PROBLEMS))
     if len(shape) == 2 and whole and (named or isinstance(target, NumberTarget)):
-        return f"{head.reads}-classification"
+        return f"{reads}-classification"
     if len(shape) == 3 and named and isinstance(target, TagTarget):
         return "token-classification"
     if len(shape) == 3 and head.reads == "question" and shape[-1] == 2:
@@ -155,6 +156,9 @@ def _usage(headset: Headset, name: str, task: str) -> str:
         text = DECODED.format(name=name)
     elif task in ("", "feature-extraction"):
         text = MODEL.format(name=name, output="pooler_output" if task else "logits")
+    if headset.head(name).reads in ("document", "documents"):
+        auto_class = AUTO_CLASSES.get(task, "AutoModel")
+        text += windows_usage(headset, name, auto_class) + "output = model(**windows)"
     return re.sub(rf'((AutoModel|pipeline).*path/to/{name}")', r"\1, trust_remote_code=True", text)
 
 

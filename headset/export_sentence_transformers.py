@@ -30,8 +30,9 @@ def check(headset: Headset, name: str) -> None:
     if isinstance(head, Pooling):
         if not is_plain_pooling(head):
             raise HeadsetError(
-                f"The head '{name}' has hidden_layers: {head.hidden_layers} and pooling: {head.pooling}; "
-                "sentence-transformers has hidden_layers: last and the poolings cls, mean, max and last. "
+                f"The head '{name}' has hidden_layers: {head.hidden_layers} and pooling: {head.pooling}, "
+                f"windows: {head.windows}; sentence-transformers has hidden_layers: last, the poolings cls, mean, max "
+                "and last, and no windows. "
                 "This one goes out with its code: --format custom."
             )
         return
@@ -46,7 +47,9 @@ def check(headset: Headset, name: str) -> None:
 
 def is_plain_pooling(head: Head) -> bool:
     """Whether sentence-transformers has all that a head for vectors does."""
-    return isinstance(head, Pooling) and head.hidden_layers == "last" and "attention" not in head.pooler.modes
+    if not isinstance(head, Pooling) or head.windows is not None:
+        return False
+    return head.hidden_layers == "last" and "attention" not in head.pooler.modes
 
 
 def write(headset: Headset, name: str, folder: Path) -> Loader:

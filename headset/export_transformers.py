@@ -6,10 +6,11 @@ from backbones.errors import HeadsetError
 from heads.base import Head
 from heads.native import NativeModel
 from heads.targets import PairTarget
+from headset.document_encoder import DocumentEncoder
 from headset.model import Headset
 from headset.verify import Loader
 
-__all__ = ["TASKS", "check", "hub_task", "usage", "write"]
+__all__ = ["TASKS", "check", "hub_task", "usage", "windows_usage", "write"]
 
 # What the hub calls the tasks of transformers.
 TASKS = {
@@ -48,6 +49,18 @@ with torch.inference_mode():
     output = model(**inputs)
 start, end = output.start_logits.argmax(), output.end_logits.argmax()
 print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
+WINDOWS = """
+
+# A text that is longer goes in as windows.
+from transformers import {auto_class}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
+model = {auto_class}.from_pretrained("path/to/{name}")
+cut = {{"truncation": True, "max_length": {length}, "stride": {stride}, "return_overflowing_tokens": True}}
+windows = tokenizer("A long text.", padding=True, return_tensors="pt", **cut)
+"""
+BY_HAND = """del windows["overflow_to_sample_mapping"]
+scores = model(**windows).logits.{pool}(0)"""
 USAGES = {"multiple-choice": CHOICES, "question-answering": QUESTION}
 
 
@@ -75,7 +88,11 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     model.save_pretrained(folder)
     headset.processor.save_pretrained(folder)
     task = hub_task(head)
-    return Loader("transformers", head.auto_class, task, usage(headset, name, task))
+    how = usage(headset, name, task)
+    if head.reads == "document":
+        pool = {"mean": "mean", "max": "amax"}[head.windows]  # type: ignore[index]
+        how += windows_usage(headset, name, head.auto_class) + BY_HAND.format(pool=pool)
+    return Loader("transformers", head.auto_class, task, how)
 
 
 def usage(headset: Headset, name: str, task: str) -> str:
@@ -83,6 +100,13 @@ def usage(headset: Headset, name: str, task: str) -> str:
     text = INPUTS.get(task, "A text.").format(mask=getattr(headset.tokenizer, "mask_token", ""))
     told = USAGES.get(task, PIPELINE).format(task=task, name=name, text=text)
     return told.replace(f'"{text}"', PAIR) if headset.head(name).reads == "candidates" else told
+
+
+def windows_usage(headset: Headset, name: str, auto_class: str) -> str:
+    """How windows of a long text are made, where a head pools over them."""
+    encoder = headset.encoder(name)
+    assert isinstance(encoder, DocumentEncoder)
+    return WINDOWS.format(name=name, auto_class=auto_class, length=encoder.length, stride=encoder.overlap)
 
 
 def hub_task(head: Head) -> str:

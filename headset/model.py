@@ -174,6 +174,7 @@ class Headset(nn.Module):
         batch_size: int = 32,
         max_length: int | None = None,
         allow_untrained: bool = False,
+        stride: int | None = None,
     ) -> dict[str, list[dict[str, Any]]]:
         """Answers for inputs, in their order.
 
@@ -183,6 +184,7 @@ class Headset(nn.Module):
             batch_size: How many inputs to run at once.
             max_length: The number of tokens that a text is cut at; by default what the tokenizer says.
             allow_untrained: Also run heads with random weights.
+            stride: How many tokens the windows of a long text or context have in common.
 
         Returns:
             For each head one dictionary an input.
@@ -201,7 +203,7 @@ class Headset(nn.Module):
         device = next(self.parameters()).device
         with evaluating(self), torch.inference_mode():
             for group in self._alike(names):
-                encoder = self.encoder(group[0], max_length)
+                encoder = self.encoder(group[0], max_length, stride)
                 encoder.columns(inputs)  # complains of all before it answers some
                 for start in range(0, len(inputs), batch_size):
                     batch = make_batch(encoder, inputs[start : start + batch_size], device)
@@ -217,7 +219,7 @@ class Headset(nn.Module):
             groups.setdefault((head.reads, needs_words(head)), []).append(name)
         return list(groups.values())
 
-    def encoder(self, name: str, max_length: int | None = None) -> Encoder:
+    def encoder(self, name: str, max_length: int | None = None, stride: int | None = None) -> Encoder:
         """What makes the inputs of a head, for prediction.
 
         Raises:
@@ -229,7 +231,7 @@ class Headset(nn.Module):
                 "read images or sounds need processor=, an image processor or a feature extractor."
             )
         head = self.head(name)
-        return make_encoder(head.reads, self.processor, max_length, split_words=needs_words(head))
+        return make_encoder(head.reads, self.processor, max_length, split_words=needs_words(head), stride=stride)
 
     def sample(self, name: str) -> dict[str, Any]:
         """A small batch for a head, as its exports take it, to compare answers on."""
