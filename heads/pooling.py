@@ -62,8 +62,6 @@ class Pooling(Head):
         torch.Size([1, 8])
     """
 
-    reads = "pair"
-
     def __init__(
         self,
         pooling: str | list[str] = "mean",
@@ -91,8 +89,7 @@ class Pooling(Head):
         self.objective = objective
         self.temperature = temperature
         self.windows = windows
-        if windows is not None:
-            self.reads = "documents"
+        self.reads = "pair" if windows is None else "documents"
 
     def build(self, context: HeadContext) -> None:
         """Make the mix of layers, the attention query and the projection, as far as they are asked for."""
