@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint sweep
+.PHONY: demo test lint sweep quality
 
 demo: .venv/demo-installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -11,6 +11,9 @@ test: .venv/dev-installed
 
 sweep: .venv/dev-installed
 	$(BIN)/python -m tests.sweep --write docs/architectures.md
+
+quality: .venv/dev-installed
+	$(BIN)/python -m benchmarks.quality --write docs/quality.md
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Measurements, which are neither installed nor part of the tests."""
