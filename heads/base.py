@@ -202,6 +202,9 @@ class Head(nn.Module, ABC):
 
         A head that makes its own task from a batch, such as masking tokens, gives a changed copy of the batch, and
         the labels that go with it. It is not called for prediction.
+
+        Where only some rows have labels, ``labels`` has those of these rows, and ``batch["meta"]["labelled"]`` is the
+        list of their numbers.
         """
         return batch, labels
 

@@ -123,6 +123,10 @@ class MaskedLM(Head):
             return known
         return F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
 
+    def loss_size(self, output: HeadOutput, labels: Tensor) -> Tensor:
+        """The number of masked tokens."""
+        return (labels != IGNORE).sum()
+
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
         """``{"masks"}``: for each mask token in a text the best tokens, as transformers' ``fill-mask`` gives them.
 

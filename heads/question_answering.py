@@ -1,6 +1,6 @@
 """The part of a context that answers a question."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from heads.base import Head, HeadContext, HeadOutput, attention_mask
 from heads.native import NativeModel
 from heads.outputs import head_output, stock_loss
 from heads.squad import SquadScores
-from heads.targets import Target
+from heads.targets import IGNORE, Target
 from heads.task_models import label_settings
 
 __all__ = ["QuestionAnswering"]
@@ -82,15 +82,16 @@ class QuestionAnswering(Head):
 
         Args:
             batch: F windows of B rows.
-            labels: The answers as characters of the context ``(B, A, 2)``.
+            labels: The answers as characters of the context ``(B, A, 2)``; of the rows that have some.
 
         Returns:
-            The batch, and the positions of starts and ends ``(F, 2)``.
+            The batch, and the positions of starts and ends ``(F, 2)``, in the windows of these rows.
         """
         meta = batch["meta"]
-        windows = torch.tensor(meta["windows"], device=labels.device)
+        asked = meta if "labelled" not in meta else _rows_of(meta, meta["labelled"])
+        windows = torch.tensor(asked["windows"], device=labels.device)
         first = labels[:, 0].repeat_interleave(windows, dim=0)
-        positions = token_positions(first, meta["offsets"], meta["no_answer"])
+        positions = token_positions(first, asked["offsets"], asked["no_answer"])
         return {**batch, "meta": {**meta, "answers": labels}}, positions
 
     def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
@@ -123,6 +124,21 @@ class QuestionAnswering(Head):
         ]
         return (losses[0] + losses[1]) / 2
 
+    def loss_size(self, output: HeadOutput, labels: Tensor) -> Tensor:
+        """The number of windows that have their answer inside, of starts and ends on average; or of choices."""
+        if labels.dim() == 1:
+            return (labels != IGNORE).sum()
+        return (labels < output.logits.shape[1]).sum() / labels.shape[-1]
+
+    def select(self, output: HeadOutput, rows: Tensor) -> HeadOutput:
+        """The scores of the windows of some rows, with the answers that ``prepare`` was given for these."""
+        meta, numbers = output.info["meta"], rows.tolist()
+        windows = _windows(meta, numbers)
+        chosen = _rows_of(meta, numbers)
+        if "answers" in meta and "labelled" not in meta:
+            chosen["answers"] = meta["answers"][rows]
+        return HeadOutput(output.logits[windows], {"mask": output.info["mask"][windows], "meta": chosen})
+
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
         """``{"answer", "score", "start", "end"}`` of each row: ``answer`` is ``context[start:end]``, empty for none.
 
@@ -150,6 +166,19 @@ class QuestionAnswering(Head):
             for context, spans in zip(meta["contexts"], meta["answers"].tolist(), strict=True)
         ]
         return [row["answer"] for row in self.predict(output)], right
+
+
+def _windows(meta: Mapping[str, Any], rows: Sequence[int]) -> list[int]:
+    """The numbers of the windows of some rows."""
+    counts = meta["windows"]
+    return [index for row in rows for index in range(sum(counts[:row]), sum(counts[: row + 1]))]
+
+
+def _rows_of(meta: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """What ``meta`` says of some rows and of their windows."""
+    windows = _windows(meta, rows)
+    by_row = {key: [meta[key][row] for row in rows] for key in ("windows", "rows", "contexts") if key in meta}
+    return {**meta, **by_row, **{key: meta[key][windows] for key in ("offsets", "no_answer") if key in meta}}
 
 
 def _with_positions(batch: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -31,6 +31,8 @@ def check_head(
       are finite and reach the backbone and every parameter of the head.
     - Its predictions are dictionaries of plain values, its metrics are numbers, and a row's answer is the same whatever
       rows are beside it. It changes neither the batch nor the features, which other heads read too.
+    - ``select`` gives the answers of some rows, and the loss of these and of the other rows, each weighted by its
+      ``loss_size``, is the loss of all; but that of pairs without scores, which are told from each other.
     - The amount of padding does not change its answers; nor does the side, where its scorer is not transformers' own.
     - It works in bfloat16, and saved and loaded it gives the same answers to the bit.
 
@@ -66,6 +68,7 @@ def check_head(
     assert torch.equal(again.logits, answer.logits), "in eval mode the head gives another answer at the second time"
     _check_predictions(head, answer, row_count(head))
     _check_metrics(head, backbone, batch, target)
+    _check_selection(head, backbone, batch, target)
     _check_sharing(head, backbone, batch)
     if not isinstance(head.target(), PairTarget):
         _check_rows(head, backbone, batch, answer)
@@ -120,6 +123,51 @@ def _check_metrics(head: Head, backbone: Backbone, batch: Mapping[str, Any], tar
     for name, value in metrics.compute().items():
         assert value.numel() == 1, f"the metric {name} must be one number, got the shape {tuple(value.shape)}"
     torch.testing.assert_close(before, labels, rtol=0, atol=0, msg="metric_inputs changes the labels in place")
+
+
+def _check_selection(head: Head, backbone: Backbone, batch: Mapping[str, Any], target: Tensor | None) -> None:
+    whole, labels = head.prepare(batch, target)
+    answer = _answer(head, backbone, {**whole, "labels": None})
+    wanted, rows = head.predict(answer), row_count(head)
+    parts = [list(range(0, rows, 2)), list(range(1, rows, 2))]
+    losses, sizes = [], []
+    for numbers in parts:
+        its, taught = _labels_of(head, batch, target, numbers)
+        some = head.select(_answer(head, backbone, {**its, "labels": None}), torch.tensor(numbers))
+        got = head.predict(some)
+        assert len(got) == len(numbers), f"select gives {len(got)} rows of {len(numbers)}"
+        for row, number in zip(got, numbers, strict=True):
+            assert _alike(row, wanted[number]), f"select gives row {number} another answer: {row}, not {wanted[number]}"
+        losses.append(head.loss(some, taught))
+        sizes.append(float(head.loss_size(some, taught)))
+        head.metrics().update(*head.metric_inputs(some, taught))
+    kind = head.target()
+    if isinstance(kind, PairTarget) and not kind.scored:
+        return
+    counted = [loss * size for loss, size in zip(losses, sizes, strict=True) if size > 0]
+    mean, total = torch.stack(counted).sum() / sum(sizes), head.loss(answer, labels)
+    told = f"by loss_size the losses of parts {sizes} make {mean.item()}, and the loss of the whole is {total.item()}"
+    assert torch.allclose(mean, total, atol=1e-5), told
+    assert abs(sum(sizes) - float(head.loss_size(answer, labels))) < 1e-3, "loss_size of parts is not that of the whole"
+
+
+def _labels_of(
+    head: Head, batch: Mapping[str, Any], target: Tensor | None, rows: list[int]
+) -> tuple[Mapping[str, Any], Any]:
+    """A batch in which some rows have labels, and these labels."""
+    if target is None:  # made from the rows themselves
+        its, labels = head.prepare(batch, None)
+        return its, labels[rows] if isinstance(labels, Tensor) else labels
+    return head.prepare({**batch, "meta": {**batch["meta"], "labelled": rows}}, target[rows])
+
+
+def _alike(left: Any, right: Any) -> bool:
+    """Whether plain values are the same, up to the last digits of numbers."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_alike(value, right[key]) for key, value in left.items())
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_alike, left, right))
+    return abs(left - right) <= 1e-5 if isinstance(left, float) and isinstance(right, float) else bool(left == right)
 
 
 def _check_sharing(head: Head, backbone: Backbone, batch: Mapping[str, Any]) -> None:

@@ -123,7 +123,8 @@ def make_labels(head: Head, labels: tuple[str, ...] | None) -> Tensor | None:
             [[[0, 7, 0], [1, 3, 1 % size]], [[2, 4, 0], [3, 4, 0]], [[0, 1, 0], [-1] * 3], [[-1] * 3] * 2]
         )
     if isinstance(target, TagTarget):
-        return torch.arange(rows * width).view(rows, width) % size
+        padding = torch.arange(width) >= torch.tensor(LENGTHS).unsqueeze(1)
+        return (torch.arange(rows * width).view(rows, width) % size).masked_fill(padding, IGNORE)
     return torch.arange(rows) % size
 
 

@@ -109,6 +109,10 @@ class TokenClassification(Head):
             return known
         return F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
 
+    def loss_size(self, output: HeadOutput, labels: Tensor) -> Tensor:
+        """The number of tokens that have a tag."""
+        return (labels != IGNORE).sum()
+
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
         """``{"tags", "scores"}``, one a word; with BIO tags also ``"entities"``, whose ``end`` is exclusive.
 

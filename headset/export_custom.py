@@ -18,6 +18,7 @@ from headset.custom_code import Code, needed_packages
 from headset.custom_models import NO_WEIGHTS
 from headset.export_transformers import TASKS, hub_task, usage, windows_usage
 from headset.model import Headset
+from headset.prediction import sample
 from headset.verify import Loader
 
 __all__ = ["check", "task_of", "write"]
@@ -74,7 +75,7 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
     head, backbone = headset.head(name), headset.backbone.options()
     kind = type(head).__name__
     with torch.inference_mode():
-        output = headset(headset.sample(name), [name])[name]
+        output = headset(sample(headset, name), [name])[name]
     task = task_of(head, output, headset.backbone.spec.vocab_size)
     file, snake = f"modeling_{_snake(kind)}", _snake(kind).replace("_", "-")
     names = {"CustomConfig": f"{kind}Config", "CustomModel": f"{kind}Model", '"headset"': f'"headset-{snake}"'}

@@ -24,6 +24,7 @@ from heads.targets import PairTarget
 from heads.task_models import label_settings
 from headset.export_transformers import hub_task
 from headset.model import Headset
+from headset.prediction import sample
 from headset.verify import Loader
 
 __all__ = ["check", "write"]
@@ -101,7 +102,7 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
         HeadsetError: The graph cannot be made of this architecture.
     """
     head = headset.head(name)
-    batch = model_inputs(headset.sample(name))
+    batch = model_inputs(sample(headset, name))
     traced = _other(headset, name) if head.auto_class is None else _native(headset, name)
     try:
         with _quiet():

@@ -15,6 +15,7 @@ from heads.pooling import Pooling
 from heads.reranking import Reranking
 from heads.sequence_classification import SequenceClassification
 from headset.model import Headset
+from headset.prediction import encoder_for
 from headset.verify import Loader
 
 __all__ = ["check", "is_plain_pooling", "write"]
@@ -65,7 +66,7 @@ def write(headset: Headset, name: str, folder: Path) -> Loader:
             "This format is written by sentence-transformers: pip install 'headset[sentence-transformers]'"
         ) from error
     head, base = headset.head(name), folder / "base"
-    length = headset.encoder(name).length
+    length = encoder_for(headset, name).length
     assert headset.tokenizer is not None
     headset.tokenizer.save_pretrained(base)
     if isinstance(head, Pooling):

@@ -1,14 +1,12 @@
 """A headset: heads on one backbone, as a plain module that needs no Trainer."""
 
-import contextlib
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone
 from backbones.calls import merge_calls
@@ -16,10 +14,10 @@ from backbones.errors import HeadsetError, invalid_choice
 from backbones.loading import limit_length
 from heads.base import Head, HeadContext, HeadOutput
 from heads.label_counts import LabelCounts
-from headset.batches import in_dtype, make_batch, make_encoder
-from headset.checks import needs_words
-from headset.encoders import Encoder
-from headset.processors import Processor
+from headset.batches import in_dtype
+from headset.detached import detached, without_gradients
+from headset.modes import evaluating
+from headset.processors import Processor, agree_on_padding
 
 __all__ = ["Headset", "check_name", "evaluating"]
 
@@ -69,11 +67,14 @@ class Headset(nn.Module):
         self.heads = nn.ModuleDict()
         # Of each head: "new" (random weights), "loaded" (from a checkpoint of others), or "trained" (here).
         self.states: dict[str, str] = {}
+        # In training, heads whose gradient stops at the backbone, and heads whose own weights stay as they are.
+        self.detached: frozenset[str] = frozenset()
+        self.frozen: frozenset[str] = frozenset()
         # What is known of the run that trained it, for model cards.
         self.run: dict[str, Any] = {}
         if self.tokenizer is not None:
             limit_length(self.tokenizer, backbone.config)
-            _agree_on_padding(backbone.config.get_text_config(), self.tokenizer, heads)
+            agree_on_padding(backbone.config.get_text_config(), self.tokenizer, heads)
         for name, head in heads.items():
             check_name(name)
             names = None if labels.get(name) is None else tuple(map(str, labels[name] or ()))
@@ -132,27 +133,64 @@ class Headset(nn.Module):
         requests = {name: head.request(batches[name]) for name, head in chosen.items()}
         features: dict[str, Any] = dict.fromkeys(chosen)
         for call, names in merge_calls({name: call for name, call in requests.items() if call is not None}):
-            features |= dict.fromkeys(names, self.backbone.run(call))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached.issuperset(names)):
+                features |= dict.fromkeys(names, self.backbone.run(call))
         if self.training and torch.is_grad_enabled():
-            self.states |= dict.fromkeys(chosen, "trained")
-        return {name: head(features[name], batches[name]) for name, head in chosen.items()}
+            self.states |= dict.fromkeys(chosen.keys() - self.frozen, "trained")
+        return {name: self._answer(name, features[name], batches[name]) for name in chosen}
+
+    def _answer(self, name: str, features: Any, batch: Mapping[str, Any]) -> HeadOutput:
+        """The answer of a head; for the rows that have labels, where its batch says which these are."""
+        head = self.head(name)
+        if name in self.detached:
+            with without_gradients(self.backbone):
+                output: HeadOutput = head(detached(features), batch)
+        else:
+            output = head(features, batch)
+        rows = batch.get("meta", {}).get("labelled")
+        if not isinstance(rows, list):
+            return output
+        return head.select(output, torch.tensor(rows, device=output.logits.device))
 
     def freeze_unused(self) -> None:
         """Freeze what no head needs of the backbone, such as a pooler: DistributedDataParallel fails on it."""
-        unused = [head.unused(self.backbone) for head in map(self.head, self.heads)]
+        every = {name for name, _ in self.backbone.model.named_parameters()}
+        unused = [every if name in self.detached else self.head(name).unused(self.backbone) for name in self.heads]
         for name in set.intersection(*unused):
             self.backbone.model.get_parameter(name).requires_grad_(False)
 
+    def train(self, mode: bool = True) -> "Headset":
+        """Set train mode; frozen heads stay in eval mode, without dropout."""
+        super().train(mode)
+        for name in self.frozen:
+            self.head(name).eval()
+        return self
+
     def prepare(self, batch: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], dict[str, Any]]:
-        """What each head learns from and is measured on: its batch, and its labels; None where it learns without."""
-        given = batch.get("labels", {})
-        prepared = {name: self.head(name).prepare(batch, given.get(name)) for name in self.heads}
-        labels = {name: its for name, (_, its) in prepared.items()}
-        return {name: {**its, "labels": labels[name]} for name, (its, _) in prepared.items()}, labels
+        """What each head learns from and is measured on: its batch, and its labels; None where it learns without.
+
+        Args:
+            batch: As `forward` takes it. ``meta["heads"]`` names the heads that it is for; all, if it is not there.
+                ``meta["labelled"]`` has, for heads where some rows lack a label, the numbers of the rows that have one,
+                and ``labels`` those of these rows. Such a head sees all rows, and answers for these.
+        """
+        given, meta = batch.get("labels", {}), batch.get("meta", {})
+        batches, labels = {}, {}
+        for name in meta.get("heads", self.heads):
+            rows = meta.get("labelled", {}).get(name)
+            its = {**batch, "meta": {**meta, "labelled": rows}} if rows is not None else batch
+            its, labels[name] = self.head(name).prepare(its, given.get(name))
+            # With labels of some rows, no architecture could compute a loss of its own.
+            batches[name] = {**its, "labels": labels[name] if rows is None else None}
+        return batches, labels
 
     def losses(self, outputs: Mapping[str, HeadOutput], labels: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss of each head, from its output and its labels."""
         return {name: self.head(name).loss(output, labels.get(name)) for name, output in outputs.items()}
+
+    def loss_sizes(self, outputs: Mapping[str, HeadOutput], labels: Mapping[str, Any]) -> dict[str, Tensor | float]:
+        """How much the loss of each head is a mean over."""
+        return {name: self.head(name).loss_size(output, labels.get(name)) for name, output in outputs.items()}
 
     def check_trained(self, heads: Sequence[str] | None = None) -> None:
         """Refuse heads whose weights are as random as they started.
@@ -192,51 +230,9 @@ class Headset(nn.Module):
         Raises:
             HeadsetError: There is no tokenizer, or a head is untrained, or an input is nothing that the heads read.
         """
-        names = list(self.heads if heads is None else heads)
-        if isinstance(inputs, str):
-            raise HeadsetError(
-                f"predict takes a list of texts, got one text. Give it in a list: predict([{inputs[:40]!r}])."
-            )
-        if not allow_untrained:
-            self.check_trained(names)
-        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-        device = next(self.parameters()).device
-        with evaluating(self), torch.inference_mode():
-            for group in self._alike(names):
-                encoder = self.encoder(group[0], max_length, stride)
-                encoder.columns(inputs)  # complains of all before it answers some
-                for start in range(0, len(inputs), batch_size):
-                    batch = make_batch(encoder, inputs[start : start + batch_size], device)
-                    for name, output in self(batch, group).items():
-                        answers[name] += self.head(name).predict(output)
-        return answers
+        from headset.prediction import predict
 
-    def _alike(self, names: Sequence[str]) -> list[list[str]]:
-        """The heads in groups that read inputs in the same way, and texts by words or not."""
-        groups: dict[tuple[str, bool], list[str]] = {}
-        for name in names:
-            head = self.head(name)
-            groups.setdefault((head.reads, needs_words(head)), []).append(name)
-        return list(groups.values())
-
-    def encoder(self, name: str, max_length: int | None = None, stride: int | None = None) -> Encoder:
-        """What makes the inputs of a head, for prediction.
-
-        Raises:
-            HeadsetError: There is no tokenizer, or the length does not fit it.
-        """
-        if self.processor is None:
-            raise HeadsetError(
-                "predict needs a tokenizer: Headset(..., tokenizer=AutoTokenizer.from_pretrained(...)); heads that "
-                "read images or sounds need processor=, an image processor or a feature extractor."
-            )
-        head = self.head(name)
-        return make_encoder(head.reads, self.processor, max_length, split_words=needs_words(head), stride=stride)
-
-    def sample(self, name: str) -> dict[str, Any]:
-        """A small batch for a head, as its exports take it, to compare answers on."""
-        encoder = self.encoder(name).stock
-        return make_batch(encoder, encoder.samples)
+        return predict(self, inputs, heads, batch_size, max_length, stride, allow_untrained)
 
     def save_pretrained(self, folder: str) -> None:
         """Write the whole headset: backbone, heads, labels and processor, as safetensors and JSON."""
@@ -304,30 +300,4 @@ def check_name(name: str) -> None:
         raise HeadsetError(
             f"A head cannot be named {name!r}: a name has letters, digits, _ and -, and is none that torch uses, nor "
             "'row', which numbers the rows of predictions."
-        )
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; then each sub-module is in the mode that it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
-def _agree_on_padding(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, heads: Mapping[str, Head]) -> None:
-    """Native heads of decoders look for the last token that is not padding, by the id in the configuration."""
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    by_id = [name for name, head in heads.items() if head.auto_class == "AutoModelForSequenceClassification"]
-    if by_id and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
-        warnings.warn(
-            f"The padding token is the end-of-text token ({tokenizer.pad_token}). On a decoder, native scores are read "
-            "at the last token that is not it, as stock transformers does, so such a token in a text is skipped. "
-            f"With pooling: last, the head {by_id[0]} goes by the attention mask.",
-            stacklevel=3,
         )

@@ -12,16 +12,16 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 from transformers import PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
-from backbones.errors import HeadsetError, invalid_choice
+from backbones.errors import HeadsetError
 from backbones.freezing import reinitialize_layers
 from backbones.loading import limit_length, load_config
 from heads.base import Head, HeadOutput
 from heads.label_counts import LabelCounts
 from headset.averaging import WholeNumbers
+from headset.balancing import make_loss_weights
 from headset.checkpoint import (
     check_same,
     describe,
@@ -30,21 +30,25 @@ from headset.checkpoint import (
     read_checkpoint,
 )
 from headset.data import TextData
-from headset.distillation import Teacher, check_distillation
+from headset.distillation import Teacher
+from headset.joint_loss import JointLoss, combined
 from headset.labels import other_labels
-from headset.model import Headset, check_name
+from headset.measures import Measures
+from headset.model import Headset
 from headset.monitors import MetricSchedules, MonitorCheck
 from headset.optim import Resumed, make_optimizer, optimizer_spec, resumed
-from headset.parameter_groups import ParameterGroup, check_groups, parameter_groups
+from headset.parameter_groups import ParameterGroup, parameter_groups
 from headset.processors import Processor, load_processor, processor_files, processor_from_files
 from headset.record import record
-from headset.schedules import check_schedule, schedule_config
-from headset.stored import POLICIES, find_stored_heads, load_stored_head
+from headset.schedules import schedule_config
+from headset.settings import check_settings
+from headset.stored import find_stored_heads, load_stored_head
 from headset.tuning import Tuning
 
 __all__ = ["LitHeadset"]
 
 STAGES = ("val", "test")
+Batch = Mapping[str, Any]
 
 
 class LitHeadset(LightningModule):
@@ -70,7 +74,10 @@ class LitHeadset(LightningModule):
             go by one.
         warmup: How long it rises at first: a share of the run, or a number of steps.
         reinitialize_layers: How many of the top layers of the backbone start anew, and its pooler with them.
-        loss_weights: The weight of each head in the loss; 1 where not given.
+        loss_weights: The weight of each head in the loss, 1 where not given; or how they are learned: ``uncertainty``
+            (Kendall et al. 2018) or ``gradnorm`` (Chen et al. 2018).
+        detached_heads: Heads that learn, and from which the backbone does not.
+        frozen_heads: Heads whose own weights stay as they are; they are measured, and the backbone learns from them.
         stored_head: What becomes of the head in the backbone's checkpoint, where that is of a task: ``keep`` gives its
             weights to the head of that task, ``replace`` starts that head anew, with labels of its own, ``drop`` says
             that no head is of that task. If not given, it is kept where a head is of its task.
@@ -98,7 +105,9 @@ class LitHeadset(LightningModule):
         scheduler_args: dict[str, Any] | None = None,
         warmup: float = 0.1,
         reinitialize_layers: int = 0,
-        loss_weights: dict[str, float] | None = None,
+        loss_weights: dict[str, float] | str | None = None,
+        detached_heads: list[str] | None = None,
+        frozen_heads: list[str] | None = None,
         stored_head: str | None = None,
         new_heads: list[str] | None = None,
         distillation: dict[str, Any] | None = None,
@@ -106,57 +115,37 @@ class LitHeadset(LightningModule):
         super().__init__()
         self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
         self.backbone_options.check()
-        check_schedule(scheduler, warmup, scheduler_args or {})
         patterns = [ParameterGroup(**each) if isinstance(each, dict) else each for each in parameter_groups or ()]
-        check_groups(list(heads), head_learning_rate, layer_decay, patterns)
-        numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
-        for setting, value in (numbers | {"reinitialize_layers": reinitialize_layers}).items():
-            if value is not None and value < 0:
-                raise HeadsetError(f"Invalid {setting}: {value}. Give a number of at least 0.")
-        if optimizer is not None and not (learning_rate is None and weight_decay is None):
-            raise HeadsetError(
-                "learning_rate and weight_decay are those of the default optimizer. With model.optimizer, give them "
-                "there: model.optimizer.init_args.lr"
-            )
-        if stored_head not in (None, *POLICIES):
-            raise invalid_choice("stored_head", stored_head, POLICIES)
-        for name in heads:
-            check_name(name)
-        if not heads:
-            raise HeadsetError("A headset needs at least one head: model.heads: {topic: SequenceClassification}.")
-        for setting, names in {"labels": labels, "loss_weights": loss_weights, "new_heads": new_heads}.items():
-            for name in names or ():
-                if name not in heads:
-                    raise invalid_choice(f"head in {setting}", name, heads)
-        check_distillation(distillation, heads)
         self.heads = dict(heads)
         self.teacher: Teacher | None = None
         self.optimizer = optimizer
+        settings = {
+            "backbone": dataclasses.asdict(self.backbone_options),
+            "labels": labels or {},
+            "processor": processor,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "head_learning_rate": head_learning_rate,
+            "layer_decay": layer_decay,
+            "parameter_groups": [dataclasses.asdict(group) for group in patterns],
+            "optimizer": None,
+            "scheduler": scheduler,
+            "scheduler_args": scheduler_args or {},
+            "warmup": warmup,
+            "reinitialize_layers": reinitialize_layers,
+            "loss_weights": loss_weights or {},
+            "detached_heads": detached_heads or [],
+            "frozen_heads": frozen_heads or [],
+            "stored_head": stored_head,
+            "new_heads": new_heads or [],
+            "distillation": distillation,
+        }
+        check_settings(settings, self.heads, optimizer)
+        self.save_hyperparameters({**settings, "heads": {name: head.spec() for name, head in heads.items()}})
         self.allow_untrained = False
         self.headset: Headset | None = None
+        self.loss_weights = make_loss_weights(loss_weights, self.heads)
         self.measures = nn.ModuleDict()
-        self.save_hyperparameters(
-            {
-                "backbone": dataclasses.asdict(self.backbone_options),
-                "heads": {name: head.spec() for name, head in heads.items()},
-                "labels": labels or {},
-                "processor": processor,
-                "learning_rate": learning_rate,
-                "weight_decay": weight_decay,
-                "head_learning_rate": head_learning_rate,
-                "layer_decay": layer_decay,
-                "parameter_groups": [dataclasses.asdict(group) for group in patterns],
-                "optimizer": None,
-                "scheduler": scheduler,
-                "scheduler_args": scheduler_args or {},
-                "warmup": warmup,
-                "reinitialize_layers": reinitialize_layers,
-                "loss_weights": loss_weights or {},
-                "stored_head": stored_head,
-                "new_heads": new_heads or [],
-                "distillation": distillation,
-            }
-        )
         self._labels = {name: None if names is None else tuple(names) for name, names in (labels or {}).items()}
         self._label_counts: dict[str, LabelCounts] = {}
         self._states: dict[str, str] = {}
@@ -258,10 +247,15 @@ class LitHeadset(LightningModule):
             self.headset.states[name] = "loaded"
         self.headset.states |= self._states
         self.headset.run = self._run
+        self.headset.detached = frozenset(self.hparams["detached_heads"])
+        self.headset.frozen = frozenset(self.hparams["frozen_heads"])
+        for name in self.headset.frozen:
+            self.heads[name].requires_grad_(False)
         self.headset.freeze_unused()
+        self.headset.train()
+        self.joint_loss = JointLoss(self.headset, self.loss_weights)
         for stage in STAGES:
-            for name, head in self.heads.items():
-                self.measures[f"{stage}/{name}"] = head.metrics()
+            self.measures[stage] = Measures(self.heads)
         self.tuning = Tuning(self.heads)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -377,17 +371,29 @@ class LitHeadset(LightningModule):
         mixed = (self._seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx
         torch.manual_seed((mixed * 1_009 + self.global_rank) % 2**63)
 
-    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """The weighted sum of the heads' losses."""
-        return self._step(batch, "train")
+    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
+        """The weighted sum of the heads' losses; the batch may be several, whose losses then count together."""
+        total, everywhere, means = self.joint_loss(combined(self._losses(part) for part in _parts(batch)))
+        logged = {"train/loss": everywhere} | {f"train/{name}/loss": loss for name, loss in means.items()}
+        self.log_dict(logged, prog_bar=True, batch_size=1)
+        if self.loss_weights.learned:
+            weights = {name: torch.as_tensor(self.loss_weights.weight(name)).detach() for name in means}
+            self.log_dict({f"train/{name}/weight": weight for name, weight in weights.items()}, batch_size=1)
+        return total
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Losses and metrics."""
-        self._step(batch, "val")
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Keep the weights of idle heads from moving by decay or momentum."""
+        self.joint_loss.drop_idle()
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:
         """Losses and metrics."""
-        self._step(batch, "test")
+        for part in _parts(batch):
+            self._losses(part, "val")
+
+    def test_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:
+        """Losses and metrics."""
+        for part in _parts(batch):
+            self._losses(part, "test")
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, list[dict[str, Any]]]:
         """What a user reads: for each head one dictionary a row."""
@@ -395,7 +401,7 @@ class LitHeadset(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of validation, with the thresholds and temperatures that it gives in training."""
-        self.tuning.finish(lambda name: self._measure("val", name))
+        self.tuning.finish(self._measures("val").of)
         self._log_measures("val")
 
     def on_test_epoch_end(self) -> None:
@@ -412,38 +418,34 @@ class LitHeadset(LightningModule):
             settings["optimizer"] = optimizer_spec(self.trainer.optimizers[0])
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], **described, **settings}
 
-    def _step(self, batch: Mapping[str, Any], stage: str) -> Tensor:
-        batches, labels = self.built.prepare(batch)
-        outputs = self.built.answer(batches)
-        losses = self.built.losses(outputs, labels)
-        if stage == "train" and self.teacher is not None:
+    def _losses(self, batch: Batch, stage: str | None = None) -> dict[str, Any]:
+        """The loss of each head that a batch is for, and its size; measured, where there is a stage to measure."""
+        headset = self.built
+        batches, labels = headset.prepare(batch)
+        outputs = headset.answer(batches)
+        losses, sizes = headset.losses(outputs, labels), headset.loss_sizes(outputs, labels)
+        if stage is None and self.teacher is not None:
             losses = self.teacher.losses(batches, outputs, labels, losses)
-        weights: dict[str, float] = self.hparams["loss_weights"]
-        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-        logged = {f"{stage}/loss": total} | ({f"{stage}/{name}/loss": loss for name, loss in losses.items()})
-        # No whole number: Lightning takes the mean of all processes', and would cut it off.
-        rows: Any = float(len(batch["meta"]["rows"]))
-        evaluates = stage in STAGES
-        self.log_dict(logged, prog_bar=not evaluates, on_epoch=evaluates, sync_dist=evaluates, batch_size=rows)
-        if evaluates:
+        if stage is not None:
             for name, output in outputs.items():
                 inputs = self.heads[name].metric_inputs(output, labels[name])
-                self._measure(stage, name).update(*inputs)
+                self._measures(stage).update(name, losses[name], sizes[name], inputs)
                 if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
                     self.tuning.keep(name, output, labels[name])
-        return total
+        return {name: (loss, sizes[name]) for name, loss in losses.items()}
 
     def _log_measures(self, stage: str) -> None:
-        for name in self.heads:
-            measure = self._measure(stage, name)
-            values = {f"{stage}/{name}/{key}": value for key, value in measure.compute().items()}
-            self.log_dict(values, prog_bar=True)
-            measure.reset()
+        values = self._measures(stage).compute(self.loss_weights.given_weight, every=self.trainer.sanity_checking)
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=True)
 
-    def _measure(self, stage: str, name: str) -> MetricCollection:
-        measure = self.measures[f"{stage}/{name}"]
-        assert isinstance(measure, MetricCollection)
-        return measure
+    def _measures(self, stage: str) -> Measures:
+        measures = self.measures[stage]
+        assert isinstance(measures, Measures)
+        return measures
+
+
+def _parts(batch: Batch | list[Batch]) -> list[Batch]:
+    return batch if isinstance(batch, list) else [batch]
 
 
 def _position(loop: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """What makes model inputs: tokenizers, image processors, feature extractors; from a folder, or from a checkpoint."""
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from transformers import (
     AutoImageProcessor,
     BaseImageProcessor,
     FeatureExtractionMixin,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
@@ -18,7 +20,7 @@ from backbones.loading import load_tokenizer, resolve_path
 from heads.base import Head
 from headset.encoders import reading
 
-__all__ = ["Processor", "load_processor", "processor_files", "processor_from_files"]
+__all__ = ["Processor", "agree_on_padding", "load_processor", "processor_files", "processor_from_files"]
 
 Processor = PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin
 # By what heads read; all else is text.
@@ -67,3 +69,17 @@ def processor_from_files(files: Mapping[str, bytes], heads: Mapping[str, Head]) 
                 raise HeadsetError(f"The checkpoint names a file {name!r}, which is not a plain file name.")
             (Path(folder) / name).write_bytes(content)
         return load_processor(folder, heads)
+
+
+def agree_on_padding(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, heads: Mapping[str, Head]) -> None:
+    """Native heads of decoders look for the last token that is not padding, by the id in the configuration."""
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    by_id = [name for name, head in heads.items() if head.auto_class == "AutoModelForSequenceClassification"]
+    if by_id and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
+        warnings.warn(
+            f"The padding token is the end-of-text token ({tokenizer.pad_token}). On a decoder, native scores are read "
+            "at the last token that is not it, as stock transformers does, so such a token in a text is skipped. "
+            f"With pooling: last, the head {by_id[0]} goes by the attention mask.",
+            stacklevel=3,
+        )

@@ -19,6 +19,7 @@ from backbones.calls import model_inputs
 from backbones.errors import HeadsetError
 from headset.batches import make_batch
 from headset.model import Headset
+from headset.prediction import encoder_for
 
 __all__ = ["Loader", "answer", "verify"]
 
@@ -66,7 +67,7 @@ def verify(headset: Headset, name: str, folder: Path, loader: Loader) -> None:
     Raises:
         HeadsetError: It cannot be loaded, weights are missing or too many, or it gives other numbers.
     """
-    encoder = headset.encoder(name).stock
+    encoder = encoder_for(headset, name).stock
     rows = list(encoder.samples)
     if loader.pairs and isinstance(rows[0], str):
         rows = list(zip(rows, [*rows[1:], rows[0]], strict=True))

@@ -13,6 +13,7 @@ from heads.relevance import NO_DOCUMENT, RelevanceTarget
 from heads.testing import check_head
 from headset import Headset
 from headset.choice_encoder import ChoiceEncoder
+from headset.prediction import encoder_for
 
 QUERIES = ["a good film", "the book", "not bad"]
 DOCUMENTS = [["the film was very good", "a book"], ["a book is not a film", "film", "the book was bad"], ["bad"]]
@@ -38,7 +39,7 @@ def attached(folder, *arguments, **settings):
 
 
 def batch_of(headset, documents):
-    encoder = headset.encoder("rank")
+    encoder = encoder_for(headset, "rank")
     encoded = encoder.encode([QUERIES, documents])
     return encoder.collate([dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True)])
 

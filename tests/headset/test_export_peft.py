@@ -14,6 +14,7 @@ from backbones import Backbone, BackboneOptions, HeadsetError
 from heads import MaskedLM, Pooling, QuestionAnswering, SequenceClassification, TokenClassification
 from heads.outputs import logits_of
 from headset import Headset, export_peft
+from headset.prediction import sample
 from headset.stock import stock_copy
 
 TEXTS = ["the film was very good", "bad", "a book is not a film"]
@@ -62,7 +63,7 @@ def make(folder, heads, labels=(), **options):
 
 
 def answers(headset, name):
-    batch = headset.sample(name)
+    batch = sample(headset, name)
     batch = {key: value for key, value in batch.items() if key != "meta"}
     with torch.no_grad():
         return batch, headset(batch, [name])[name].logits

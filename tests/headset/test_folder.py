@@ -11,6 +11,7 @@ from backbones import Backbone, HeadsetError
 from heads import Pooling, SequenceClassification
 from heads.registry import load_head_class
 from headset import Headset
+from headset.prediction import sample
 
 CODE = """
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_a_researchers_head_comes_back_with_consent(own, tiny_bert, tmp_path):
     theirs = Headset.from_pretrained(str(tmp_path / "saved"), trust_heads=True)
     assert own()
     assert theirs.labels == ours.labels and type(theirs.head("own")).__module__ == "folder_heads"
-    batch = ours.sample("own")
+    batch = sample(ours, "own")
     for name, output in ours(batch).items():
         assert torch.equal(theirs(batch)[name].logits, output.logits)
 

@@ -14,6 +14,7 @@ from transformers import (
 from backbones import Backbone
 from heads import AudioClassification, ImageClassification, MultipleChoice, Reranking
 from headset import Headset
+from headset.prediction import sample
 from headset.processors import load_processor
 
 POOLED = {"pooling": ["attention", "mean"], "hidden_layers": "mix"}
@@ -35,7 +36,7 @@ def exported(headset, folder, kind):
     headset.states = dict.fromkeys(headset.states, "trained")
     place = headset.export(str(folder))["answers"]
     model = kind.from_pretrained(place, trust_remote_code=True)
-    batch = headset.eval().sample("answers")
+    batch = sample(headset.eval(), "answers")
     return model, batch, headset(batch)["answers"].logits
 
 

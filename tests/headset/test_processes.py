@@ -58,8 +58,8 @@ def test_metrics_of_two_processes_are_those_of_one(run):
     names = [f"test/tags/{metric}" for metric in ("f1", "precision", "recall", "accuracy")]
     for name in [*names, "test/words/accuracy", "test/words/perplexity"]:
         assert both[name] == pytest.approx(one[name], rel=1e-5), name
-    # A mean over the rows of other batches, in which another number of tokens counts.
-    assert both["test/tags/loss"] == pytest.approx(one["test/tags/loss"], rel=0.05)
+    for name in ("test/tags/loss", "test/words/loss", "test/loss"):
+        assert both[name] == pytest.approx(one[name], rel=1e-5), name
 
 
 def test_each_process_writes_its_own_part_of_the_predictions(run):
