@@ -175,7 +175,8 @@ class Headset(nn.Module):
                 and ``labels`` those of these rows. Such a head sees all rows, and answers for these.
         """
         given, meta = batch.get("labels", {}), batch.get("meta", {})
-        batches, labels = {}, {}
+        batches: dict[str, Mapping[str, Any]] = {}
+        labels: dict[str, Any] = {}
         for name in meta.get("heads", self.heads):
             rows = meta.get("labelled", {}).get(name)
             its = {**batch, "meta": {**meta, "labelled": rows}} if rows is not None else batch
