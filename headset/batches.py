@@ -32,26 +32,48 @@ class Collator:
     Args:
         encoder: Makes the inputs.
         targets: By head, what makes a tensor of its encoded labels.
+        heads: The heads that the batch is for; None is all.
+        source: The name of the source, where there are several.
     """
 
     encoder: Encoder
     targets: Mapping[str, Target]
+    heads: tuple[str, ...] | None = None
+    source: str = ""
 
     def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
         """Pad and stack rows that come column by column.
 
         Returns:
-            What ``Encoder.collate`` gives, and in ``labels`` a tensor for each head with labels.
+            What ``Encoder.collate`` gives, and in ``labels`` a tensor for each head with labels. ``meta`` says which
+            ``heads`` the batch is for, unless it is for all of them; in ``labelled``, by head, the positions of the
+            rows with a label, where some have none: then the tensor is of these rows alone; and the ``source``, where
+            there are several. A head for which no row has a label is none of the batch's.
         """
         batch = self.encoder.collate(
             [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
         )
         length = batch["input_ids"].shape[-1] if "input_ids" in batch else 0
-        labelled = {name: target for name, target in self.targets.items() if LABEL + name in rows}
-        batch["labels"] = {
-            name: target.collate(rows[LABEL + name], length, self.encoder.padding_side)
-            for name, target in labelled.items()
+        columns = {name: rows[LABEL + name] for name in self.targets if LABEL + name in rows}
+        present = {
+            name: [place for place, value in enumerate(values) if value is not None] for name, values in columns.items()
         }
+        batch["labels"] = {
+            name: self.targets[name].collate(
+                [columns[name][place] for place in places], length, self.encoder.padding_side
+            )
+            for name, places in present.items()
+            if places
+        }
+        partly = {name: places for name, places in present.items() if 0 < len(places) < len(columns[name])}
+        bare = [name for name, places in present.items() if not places]
+        meta = batch["meta"]
+        if self.heads is not None:
+            meta["heads"] = [name for name in self.heads if name not in bare]
+        if partly:
+            meta["labelled"] = partly
+        if self.source:
+            meta["source"] = self.source
         return batch
 
 

@@ -41,14 +41,14 @@ def write_card(headset: Headset, name: str, folder: Path, loader: Loader) -> Non
     run = headset.run
     base = run.get("backbone") or source_name(headset.backbone.config.name_or_path or "")
     metrics = _metrics(name, run)
-    data = run.get("data", {})
+    data = run.get("data", {}).get(name, {})
     results = _results(metrics, data, loader.task)
     metadata = ModelCardData(
         library_name=loader.library,
         pipeline_tag=loader.task,
         tags=_tags(headset, name, folder, loader),
         base_model=hub_id(base),
-        datasets=sorted({found for source in data.values() if (found := hub_id(source.split(", ")[0]))}) or None,
+        datasets=sorted(_hub_ids(data)) or None,
         metrics=sorted({metric for found in metrics.values() for metric in found}) or None,
         eval_results=results or None,
         model_name=name if results else None,
@@ -108,6 +108,12 @@ def _results(metrics: Mapping[str, Mapping[str, float]], data: Mapping[str, str]
         if stage in data
         for metric, value in found.items()
     ]
+
+
+def _hub_ids(data: Mapping[str, str]) -> set[str]:
+    """The data sets on the hub among the splits, of which each may be of several sources."""
+    sources = (source for split in data.values() for source in split.split("; "))
+    return {found for source in sources if (found := hub_id(source.split(", ")[0]))}
 
 
 def _table(title: str, what: str, rows: Mapping[str, Any]) -> str:

@@ -47,8 +47,12 @@ class RowError(HeadsetError):
         self.message = message
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
+def check_settings(settings: Mapping[str, Any], place: str = "data") -> None:
     """Check what can be checked of the arguments of ``TextData`` without data.
+
+    Args:
+        settings: The arguments.
+        place: What the settings are of, for messages.
 
     Raises:
         HeadsetError: A number is out of range, or a list of columns is empty or has a name twice.
@@ -62,12 +66,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             continue
         if not isinstance(value, Integral) or int(value) < least or (most is not None and int(value) > most):
             limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-            raise HeadsetError(f"Invalid data.{name}: {value!r}. Give a whole number {limits}.")
-    _check_names("data.choices", settings["choices"])
+            raise HeadsetError(f"Invalid {place}.{name}: {value!r}. Give a whole number {limits}.")
+    _check_names(f"{place}.choices", settings["choices"])
     labels = settings["labels"]
     for columns in labels.values() if isinstance(labels, dict) else (labels,):
-        _check_names("data.labels", columns)
-    _check_names("data.conll_columns", settings["conll_columns"])
+        _check_names(f"{place}.labels", columns)
+    _check_names(f"{place}.conll_columns", settings["conll_columns"])
 
 
 def _check_names(setting: str, names: Any) -> None:

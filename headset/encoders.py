@@ -9,6 +9,7 @@ from heads.base import Head
 
 __all__ = ["RAW", "Encoder", "reading"]
 
+APART = "Give each a source of its own (data.sources), predict with one (--heads), or train them in different runs."
 ONE_TEXT = {"pair": "text", "documents": "document"}
 RAW = "raw"  # the name of the inputs of a lazy encoder
 
@@ -90,7 +91,7 @@ class Encoder(ABC):
 
 
 def reading(heads: Mapping[str, Head], columns: Sequence[str] = ()) -> str:
-    """What the heads of a run read a row as; they have to agree.
+    """What the heads of a source read a row as; they have to agree.
 
     With one column of texts, ``pair`` is ``text``, and ``documents`` are ``document``.
 
@@ -104,9 +105,9 @@ def reading(heads: Mapping[str, Head], columns: Sequence[str] = ()) -> str:
     if groups.keys() == {"text", "pair"}:
         raise HeadsetError(
             f"Two texts of a row are one input for some heads ({', '.join(groups['text'])}) and two inputs for others "
-            f"({', '.join(groups['pair'])}). Train them in different runs."
+            f"({', '.join(groups['pair'])}). {APART}"
         )
     if len(groups) > 1:
         told = "; ".join(f"{', '.join(names)} as {reads}" for reads, names in groups.items())
-        raise HeadsetError(f"The heads read a row in different ways: {told}. Train them in different runs.")
+        raise HeadsetError(f"The heads read a row in different ways: {told}. {APART}")
     return next(iter(groups))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import numpy as np
+import pyarrow.compute as pc
 import transformers
 from datasets import Dataset, Features
 
@@ -20,10 +22,11 @@ from headset.file_encoder import FileEncoder
 from headset.labels import LabelColumn
 from headset.readers import cache_file, cached
 
-__all__ = ["ExampleMaker", "make_examples"]
+__all__ = ["ExampleMaker", "count_rows", "labelled", "make_examples"]
 
 QUIET_ROWS = 20_000  # fewer rows take no time worth a progress bar,
 QUIET_FILES = 500  # nor fewer files
+TYPED_ROWS = 1000  # as many as datasets looks at for the types of columns
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,21 @@ class ExampleMaker:
     ) -> Iterator[Any]:
         values = label.values(rows, self.features)
         for position, row in enumerate(indices):
+            value: Any = ""
             try:
                 value = next(values)
+                if value is None and label.missing:
+                    yield None
+                    continue
                 if words is not None and isinstance(value, list) and isinstance(words[position], list):
                     check_lengths(words[position], value, self.inputs[0])
                 yield label.target.encode(value, label.labels, {key: item[position] for key, item in inputs.items()})
             except HeadsetError as error:
-                origin = "" if label.labels is None else f" The label set comes from {label.origin}"
-                raise RowError(row, f"{label}: {error}{origin}") from error
+                if value is None:
+                    hint = " If rows without a label are meant, set data.missing_labels: true."
+                else:
+                    hint = "" if label.labels is None else f" The label set comes from {label.origin}"
+                raise RowError(row, f"{label}: {error}{hint}") from error
 
 
 def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> Dataset:
@@ -115,11 +125,37 @@ def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> D
             new_fingerprint=target.stem,
             load_from_cache_file=True,
             desc="Encoding",
+            features=_features(rows, maker) if any(label.missing for label in maker.labels.values()) else None,
         )
     if maker.encoder.lazy:
         raw = rows.select_columns(maker.inputs).rename_column(maker.inputs[0], RAW)
         return datasets.concatenate_datasets([raw, examples], axis=1)
     return examples
+
+
+def count_rows(examples: Dataset) -> int:
+    """The rows that the examples are of."""
+    rows = examples.select_columns("row").with_format("arrow")[:]["row"]
+    return int(pc.count_distinct(rows).as_py())
+
+
+def labelled(examples: Dataset, columns: Mapping[str, Any]) -> Dataset:
+    """The examples that have a label for some head."""
+    table = examples.select_columns([LABEL + name for name in columns]).with_format("arrow")[:]
+    some = np.zeros(len(examples), dtype=bool)
+    for column in table.columns:
+        some |= column.is_valid().to_numpy()
+    return examples if some.all() else examples.select(np.flatnonzero(some))
+
+
+def _features(rows: Dataset, maker: ExampleMaker) -> Features:
+    """The columns of the examples, found in rows of which some have a label for each head.
+
+    They would be found in the first rows alone, in which no row may have one.
+    """
+    first = (label.first_labelled(rows) for label in maker.labels.values())
+    some = list(dict.fromkeys([*(row for row in first if row is not None), *range(min(len(rows), TYPED_ROWS))]))
+    return Dataset.from_dict(maker(rows.select_columns(maker.columns)[some], some)).features
 
 
 def _identity(maker: ExampleMaker) -> list[str]:

@@ -1,7 +1,7 @@
 """Which columns hold a head's labels, and what values they give."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, SoftTarge
 
 __all__ = ["LabelColumn", "Labels", "check_label_set", "check_order", "label_columns", "other_labels"]
 
-Labels = dict[str, str | list[str]] | list[str] | str
+Labels = dict[str, str | list[str] | None] | list[str] | str
 
 PART = 10_000  # rows in memory at a time
 
@@ -26,12 +26,14 @@ class LabelColumn:
     Args:
         target: How a value becomes a number.
         columns: The name of a column, or the names of several that are read together.
+        missing: Whether rows may have no label: null, in all of several columns.
         labels: The label set of the head, in its order; None where it has none.
         origin: Where the label set comes from, for messages.
     """
 
     target: Target
     columns: str | tuple[str, ...]
+    missing: bool = False
     labels: tuple[str, ...] | None = None
     origin: str = field(default="", repr=False)
 
@@ -45,52 +47,108 @@ class LabelColumn:
         return f"column {', '.join(map(repr, self.names))}"
 
     def values(self, rows: Mapping[str, Any], features: Features) -> Iterator[Any]:
-        """Row by row the value that ``target.encode`` takes.
+        """Row by row the value that ``target.encode`` takes; None where the label is missing.
 
         Raises:
             HeadsetError: The target cannot join the values of several columns.
         """
-        columns = {name: _readable(rows[name], features[name], self.target) for name in self.names}
+        columns = {name: self._readable(rows[name], features[name]) for name in self.names}
         if isinstance(self.columns, str):
             yield from columns[self.columns]
             return
         for values in zip(*columns.values(), strict=True):
-            yield self.target.join(dict(zip(self.names, values, strict=True)))
+            missing = self.missing and all(value is None for value in values)
+            yield None if missing else self.target.join(dict(zip(self.names, values, strict=True)))
 
     def all_values(self, rows: Dataset) -> Iterator[Any]:
         """The values of a whole table, read in parts."""
         for part in rows.select_columns(list(self.names)).iter(PART):
             yield from self.values(part, rows.features)
 
-    def find_labels(self, rows: Dataset) -> tuple[str, ...] | None:
-        """The label set of a table: its values, or what the columns fix by their names or as ``ClassLabel``."""
+    def first_labelled(self, rows: Dataset) -> int | None:
+        """The first row of a table with a label; None if there is none."""
+        return next((row for row, value in enumerate(self.all_values(rows)) if value is not None), None)
+
+    def fixed_labels(self, features: Features) -> tuple[str, ...] | None:
+        """The label set that the columns fix by their names or as ``ClassLabel``; None where the values do."""
         if isinstance(self.columns, str):
-            return _class_names(rows.features[self.columns]) or self.target.find_labels(self.all_values(rows))
-        if isinstance(self.target, MultiLabelTarget | SoftTarget):
-            return self.names
-        return self.target.find_labels(self.all_values(rows))
+            return _class_names(features[self.columns])
+        return self.names if isinstance(self.target, MultiLabelTarget | SoftTarget) else None
+
+    def _readable(self, values: list[Any], feature: Any) -> list[Any]:
+        """A column's values, class numbers as names."""
+        names = _class_names(feature)
+        if names is not None:
+            return [_named(value, names) for value in values]
+        if isinstance(self.target, MultiLabelTarget) and feature == Value("string") and not self.missing:
+            # A cell of a CSV file cannot be empty otherwise than by being null.
+            return ["" if value is None else value for value in values]
+        return values
 
 
-def label_columns(labels: Labels, heads: Mapping[str, Head]) -> dict[str, LabelColumn]:
-    """Where the labels of each head are that needs a column, without their label sets.
+def label_columns(
+    labels: Mapping[str, Labels], heads: Mapping[str, Head], idle: Collection[str] = ()
+) -> dict[str, dict[str, LabelColumn | None]]:
+    """Which heads each source is for, and where their labels are, without their label sets.
+
+    One column without the name of a head is that of the head which is called as the source is, or else of the only one
+    that needs labels. A head that needs none belongs to the only source, or to those that name it.
+
+    Args:
+        labels: ``data.labels`` of each source, by the name of the source; that of the only one may be empty.
+        heads: The heads of the run.
+        idle: Those that need no rows, since they are not trained.
+
+    Returns:
+        By source and head the column; None for a head that needs none.
 
     Raises:
-        HeadsetError: A head is named that does not exist, one that needs labels is not, or columns do not suit a head.
+        HeadsetError: A head is named that does not exist, one is left without rows, or columns do not suit a head.
     """
-    found = {name: head.target() for name, head in heads.items()}
-    needed = {name: target for name, target in found.items() if target is not None and target.column_needed}
-    if not isinstance(labels, dict):
-        if len(needed) > 1:
-            example = ", ".join(f"{name}: COLUMN" for name in needed)
-            raise HeadsetError(f"{len(needed)} heads need labels, and data.labels is {labels!r}. Give {{{example}}}.")
-        labels = dict.fromkeys(needed, labels)
-    for name in labels:
+    targets = {name: its for name, head in heads.items() if (its := head.target()) is not None and its.column_needed}
+    found = {}
+    for source, setting in labels.items():
+        place = f"data.sources.{source}.labels" if source else "data.labels"
+        found[source] = _named_columns(place, source, setting, heads, targets, idle)
+        if len(labels) == 1:
+            found[source] |= {name: None for name in heads if name not in targets and name not in idle}
+        elif not found[source]:
+            raise HeadsetError(f"The source {source!r} is for no head. Name one: {place}: {{HEAD: COLUMN}}.")
+    for name in heads:
+        if name not in idle and not any(name in columns for columns in found.values()):
+            example = f"{{{name}: {'COLUMN' if name in targets else 'null'}}}"
+            place = "data.labels" if "" in labels else f"a source: data.sources.{next(iter(labels))}.labels"
+            raise HeadsetError(
+                f"The head {name!r} needs {'labels' if name in targets else 'rows'}. Add it to {place}: {example}. "
+                f"A head that shall stay as it is needs none: --model.frozen_heads '[{name}]'."
+            )
+    return {source: {name: columns[name] for name in heads if name in columns} for source, columns in found.items()}
+
+
+def _named_columns(
+    place: str,
+    source: str,
+    setting: Labels,
+    heads: Mapping[str, Head],
+    targets: Mapping[str, Target],
+    idle: Collection[str],
+) -> dict[str, LabelColumn | None]:
+    """The columns that a source names, by head."""
+    if not isinstance(setting, dict):
+        chosen = [source] if source in heads else [name for name in targets if name not in idle]
+        if len(chosen) > 1:
+            example = ", ".join(f"{name}: COLUMN" for name in chosen)
+            raise HeadsetError(f"{len(chosen)} heads need labels, and {place} is {setting!r}. Give {{{example}}}.")
+        setting = dict.fromkeys(chosen, setting)
+    for name, columns in setting.items():
         if name not in heads:
-            raise invalid_choice("head in data.labels", name, heads)
-    for name in needed:
-        if name not in labels:
-            raise HeadsetError(f"The head {name!r} needs labels. Add it to data.labels: {{{name}: COLUMN}}.")
-    return {name: LabelColumn(target, _columns(name, labels[name], target)) for name, target in needed.items()}
+            raise invalid_choice(f"head in {place}", name, heads)
+        if columns is None and name in targets:
+            raise HeadsetError(f"The head {name!r} needs labels, and {place} names no column. Give {{{name}: COLUMN}}.")
+    return {
+        name: LabelColumn(targets[name], _columns(name, columns, targets[name])) if name in targets else None
+        for name, columns in setting.items()
+    }
 
 
 def check_label_set(head: str, column: LabelColumn, place: str) -> None:
@@ -130,7 +188,7 @@ def check_order(head: str, ordered: bool, labels: Sequence[str] | None) -> None:
         )
 
 
-def _columns(head: str, setting: str | list[str], target: Target) -> str | tuple[str, ...]:
+def _columns(head: str, setting: Any, target: Target) -> str | tuple[str, ...]:
     if isinstance(target, DependencyTarget):
         if isinstance(setting, str) or len(setting) != 2:
             raise HeadsetError(
@@ -156,17 +214,6 @@ def _class_names(feature: Any) -> tuple[str, ...] | None:
     """The names of the classes of a ``ClassLabel`` column, or of one with lists of them."""
     inner = feature.feature if isinstance(feature, List | LargeList) else feature
     return tuple(inner.names) if isinstance(inner, ClassLabel) else None
-
-
-def _readable(values: list[Any], feature: Any, target: Target) -> list[Any]:
-    """A column's values, class numbers as names."""
-    names = _class_names(feature)
-    if names is not None:
-        return [_named(value, names) for value in values]
-    if isinstance(target, MultiLabelTarget) and feature == Value("string"):
-        # A cell of a CSV file cannot be empty otherwise than by being null.
-        return ["" if value is None else value for value in values]
-    return values
 
 
 def _named(value: Any, names: tuple[str, ...]) -> Any:

@@ -18,7 +18,6 @@ from transformers import (
 from backbones.errors import HeadsetError
 from backbones.loading import load_tokenizer, resolve_path
 from heads.base import Head
-from headset.encoders import reading
 
 __all__ = ["Processor", "agree_on_padding", "load_processor", "processor_files", "processor_from_files"]
 
@@ -34,9 +33,13 @@ def load_processor(path: str, heads: Mapping[str, Head], **kwargs: Any) -> Proce
     """What makes the inputs of some heads, from the folder or hub id of a model.
 
     Raises:
-        HeadsetError: There is none.
+        HeadsetError: There is none, or the heads read different things.
     """
-    reads = reading(heads)
+    kinds = {head.reads if head.reads in LOADERS else "text": name for name, head in heads.items()}
+    if len(kinds) > 1:
+        told = ", ".join(f"{name} reads {reads}" for reads, name in kinds.items())
+        raise HeadsetError(f"One backbone takes one kind of inputs: {told}. Train these heads in different runs.")
+    [reads] = kinds
     if reads not in LOADERS:
         return load_tokenizer(path, **kwargs)
     what, kind = LOADERS[reads]

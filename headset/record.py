@@ -33,7 +33,7 @@ def record(module: LightningModule, earlier: Mapping[str, Any]) -> dict[str, Any
 
     Returns:
         ``backbone``: what it started from; ``metrics``: the last ones, by their name in the log (``val/topic/f1``);
-        ``data``: what each split was; ``training``: the main arguments; ``versions``: of the packages.
+        ``data``: by head, what each split was; ``training``: the main arguments; ``versions``: of the packages.
     """
     trainer = module.trainer
     data = getattr(trainer.datamodule, "hparams", {})  # type: ignore[attr-defined]
@@ -41,10 +41,23 @@ def record(module: LightningModule, earlier: Mapping[str, Any]) -> dict[str, Any
     return {
         "backbone": earlier.get("backbone") or source_name(module.hparams["backbone"]["path"]),
         "metrics": evaluated,
-        "data": {split: source_name(data[split]) for split in SPLITS if data.get(split) is not None},
+        "data": earlier.get("data", {}) | _tables(trainer.datamodule),  # type: ignore[attr-defined]
         "training": _training(trainer, module.hparams, data),
         "versions": {package: version(package) for package in PACKAGES},
     }
+
+
+def _tables(data: Any) -> dict[str, dict[str, str]]:
+    """By head, what each split was, of all sources that it was trained on."""
+    found: dict[str, dict[str, str]] = {}
+    for source in getattr(data, "sources", {}).values():
+        for head in source.heads:
+            for split in SPLITS:
+                given = getattr(source.settings, split)
+                if given is not None:
+                    splits = found.setdefault(head, {})
+                    splits[split] = "; ".join(filter(None, [splits.get(split), source_name(given)]))
+    return found
 
 
 def source_name(source: Any) -> str:
@@ -76,6 +89,7 @@ def _training(trainer: Trainer, settings: Mapping[str, Any], data: Mapping[str, 
     arguments |= {name: settings.get(name) or None for name in OPTIONAL_SETTINGS}
     arguments |= {"freeze": settings["backbone"]["freeze"], "loss_weights": settings["loss_weights"] or None}
     arguments |= {name: data.get(name) for name in DATA_SETTINGS}
+    arguments |= {"sampling": data["sampling"]} if data.get("sources") else {}
     arguments |= {name: getattr(trainer, name) for name in TRAINER_SETTINGS}
     unset = (None, -1)
     return {name: value for name, value in arguments.items() if value not in unset}

@@ -80,6 +80,17 @@ def make(tmp_path, tokenizer):
 
 
 @pytest.fixture
+def batch_of():
+    """Makes a batch for training of rows of the only source."""
+
+    def batch_of(data, rows):
+        loader = data.train_dataloader()
+        return loader.collate_fn(loader.dataset["", rows])
+
+    return batch_of
+
+
+@pytest.fixture
 def fault():
     """Sets up data that has a fault, and gives the message."""
 

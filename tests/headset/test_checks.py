@@ -133,7 +133,7 @@ def test_negatives_in_the_batch_need_a_batch(make, fault, sizes):
 )
 def test_one_label_is_too_few(make, fault, target, rows, message):
     data = make({"topic": target}, train=[{"text": ["a"], "label": label} for label in rows])
-    assert message.format(file=data.sources["train"]) in fault(data)
+    assert message.format(file=data.hparams["train"]) in fault(data)
 
 
 def test_one_label_of_the_run_is_too_few(make, fault):

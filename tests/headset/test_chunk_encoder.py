@@ -73,7 +73,7 @@ def test_texts_are_learnt_and_measured_in_parts_and_predicted_cut(tmp_path, toke
     data.connect(tokenizer, {"words": MaskedLM(whole_words=True)}, {})
     for stage, split in (("fit", "train"), ("fit", "validation"), ("test", "test"), ("predict", "predict")):
         data.setup(stage)
-        rows = data.datasets[split]["row"][:]
+        rows = data.examples(split)["row"][:]
         assert (len(rows) > 3 and set(rows) == {0, 1, 2}) if split != "predict" else rows == [0, 1, 2]
     batch = next(iter(data.train_dataloader()))
     assert batch["labels"] == {} and (batch["meta"]["word_ids"] >= 0).any()
@@ -83,7 +83,7 @@ def test_texts_are_learnt_and_measured_in_parts_and_predicted_cut(tmp_path, toke
     data = TextData(train=str(file), max_length=7)
     data.connect(tokenizer, {"words": MaskedLM(), "size": SequenceClassification()}, {})
     data.setup("fit")
-    assert data.datasets["train"]["row"][:] == [0, 1, 2]
+    assert data.examples("train")["row"][:] == [0, 1, 2]
 
 
 def test_validation_is_a_share_of_rows_and_not_of_parts(tmp_path, tokenizer):
@@ -92,5 +92,5 @@ def test_validation_is_a_share_of_rows_and_not_of_parts(tmp_path, tokenizer):
     data = TextData(train=str(file), validation=0.2, max_length=7)
     data.connect(tokenizer, {"words": MaskedLM()}, {})
     data.setup("fit")
-    rows = [set(data.datasets[split]["row"][:]) for split in ("train", "validation")]
+    rows = [set(data.examples(split)["row"][:]) for split in ("train", "validation")]
     assert not rows[0] & rows[1] and len(rows[0]) == 24 and len(rows[1]) == 6

@@ -68,16 +68,16 @@ def test_worker_processes_give_the_same(make):
     assert batches[0] == batches[1]
 
 
-def test_pairs(make):
+def test_pairs(make, batch_of):
     train = "a,b,score\nthe film,good,0.5\na book was bad,is,1\n"
     joint = make({"same": NumberTarget()}, train=train, text=["a", "b"], labels="score")
     joint.setup("fit")
-    batch = joint.train_dataloader().collate_fn(joint.datasets["train"][[0, 1]])
+    batch = batch_of(joint, [0, 1])
     assert batch["token_type_ids"].sum(1).tolist() == [2, 2]
     vectors = PairTarget(scored=True)
     data = make({"vectors": vectors}, train=train, text=["a", "b"], labels="score")
     data.setup("fit")
-    batch = data.train_dataloader().collate_fn(data.datasets["train"][[0, 1]])
+    batch = batch_of(data, [0, 1])
     assert batch["input_ids"].shape == (4, 6)
     assert batch["meta"] == {"texts": 2, "rows": [0, 1]}
     assert batch["labels"]["vectors"].tolist() == [0.5, 1.0]
@@ -96,16 +96,16 @@ def test_share_for_validation(make):
     train = "text,label\n" + "".join(f"{'x' * (i % 5 + 1)},{'aab'[i % 3]}\n" for i in range(60)) + "alone,c\n"
     data = make(train=train, validation=0.2, seed=3)
     data.setup("fit")
-    parts = [data.datasets[split]["row"][:] for split in ("train", "validation")]
+    parts = [data.examples(split)["row"][:] for split in ("train", "validation")]
     assert sorted(parts[0] + parts[1]) == list(range(61))
     labels = [data.raw("validation")[row]["label"] for row in parts[1]]
     assert (labels.count("a"), labels.count("b"), labels.count("c")) == (8, 4, 0)
     again = make(train=train, validation=0.2, seed=3)
     again.setup("validate")
-    assert again.datasets["validation"]["row"][:] == parts[1]
+    assert again.examples("validation")["row"][:] == parts[1]
     other = make(train=train, validation=0.2, seed=4)
     other.setup("fit")
-    assert other.datasets["validation"]["row"][:] != parts[1]
+    assert other.examples("validation")["row"][:] != parts[1]
 
 
 def test_settings_are_plain_values(make, tmp_path):
@@ -156,7 +156,8 @@ def trainer(tmp_path, **settings):
 
 
 def test_with_a_trainer(tmp_path, tokenizer, target_head, make):
-    files = make(train=TRAIN, validation=TRAIN, test=TRAIN, predict=TRAIN).sources
+    hparams = make(train=TRAIN, validation=TRAIN, test=TRAIN, predict=TRAIN).hparams
+    files = {split: hparams[split] for split in ("train", "validation", "test", "predict")}
     module = Recorder(tokenizer, {"topic": target_head(ClassTarget())})
     data = TextData(**files, batch_size=2)
     trainer(tmp_path, max_epochs=2).fit(module, datamodule=data)
@@ -172,6 +173,6 @@ def test_with_a_trainer(tmp_path, tokenizer, target_head, make):
 
 def test_without_validation_and_overfitting(tmp_path, tokenizer, target_head, make):
     module = Recorder(tokenizer, {"topic": target_head(ClassTarget())})
-    data = TextData(train=make(train=TRAIN).sources["train"], batch_size=2)
+    data = TextData(train=make(train=TRAIN).hparams["train"], batch_size=2)
     trainer(tmp_path, max_epochs=2, overfit_batches=1).fit(module, datamodule=data)
     assert module.seen["train"] == [[0, 1], [0, 1]]

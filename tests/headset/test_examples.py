@@ -62,7 +62,7 @@ def test_several_processes_use_the_cache_too(make, cache):
     def run():
         data = make(train=TRAIN, num_proc=2)
         data.setup("fit")
-        assert data.datasets["train"]["row"][:] == [0, 1, 2, 3, 4]
+        assert data.examples("train")["row"][:] == [0, 1, 2, 3, 4]
         return {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
 
     assert run() == run()
@@ -73,7 +73,7 @@ def test_damaged_examples_are_made_anew(make, cache, num_proc):
     def run():
         data = make(train=TRAIN, num_proc=num_proc)
         data.setup("fit")
-        return data.datasets["train"]["row"][:]
+        return data.examples("train")["row"][:]
 
     run()
     for file in cache.rglob("*.arrow"):

@@ -64,8 +64,8 @@ def test_folders_of_splits(processor, folder, picture):
             picture(folder / "all" / split / label / f"{split}.png", seed=len(split))
     data = connected(processor, train=str(folder / "all"), validation=str(folder / "all"))
     data.setup("fit")
-    assert {split: len(rows) for split, rows in data.datasets.items()} == {"train": 2, "validation": 2}
-    assert all("validation" in row["path"] for row in data.datasets["validation"][RAW])
+    assert [len(data.examples(split)) for split in ("train", "validation")] == [2, 2]
+    assert all("validation" in row["path"] for row in data.examples("validation")[RAW])
 
 
 def test_tables_of_paths(processor, folder, monkeypatch):

@@ -7,23 +7,23 @@ WORDS = {"text": "tokens", "labels": "tags"}
 TRAIN = "text,label\nthe film was good,b\na bad book,a\nvery good,b\nthe book,c\nnot good,a\n"
 
 
-def test_tags(make):
+def test_tags(make, batch_of):
     train = "the O\nfilmed B-X\nbooks I-X\n\ngood O\n"
     data = make({"ner": TagTarget("all")}, train=train, **WORDS)
     data.setup("fit")
     assert data.label_sets == {"ner": ("O", "B-X", "I-X")}
-    batch = data.train_dataloader().collate_fn(data.datasets["train"][[0, 1]])
+    batch = batch_of(data, [0, 1])
     assert batch["meta"]["word_ids"].tolist() == [[-1, 0, 1, 1, 2, 2, -1], [-1, 0, -1, -1, -1, -1, -1]]
     assert batch["labels"]["ner"].tolist() == [[-100, 0, 1, 2, 2, 2, -100], [-100, 0, *[-100] * 5]]
 
 
-def test_several_heads(make):
+def test_several_heads(make, batch_of):
     heads = {"topic": ClassTarget(), "score": NumberTarget(), "free": None, "tags": MultiLabelTarget()}
     train = "text,label,number,flags\nx,a,-1.5,p|q\ny,b,2,\n"
     data = make(heads, train=train, labels={"topic": "label", "score": "number", "tags": "flags"})
     data.setup("fit")
     assert data.label_sets == {"topic": ("a", "b"), "score": None, "free": None, "tags": ("p", "q")}
-    labels = data.train_dataloader().collate_fn(data.datasets["train"][[0, 1]])["labels"]
+    labels = batch_of(data, [0, 1])["labels"]
     assert {name: tensor.tolist() for name, tensor in labels.items()} == {
         "topic": [0, 1],
         "score": [-1.5, 2.0],
@@ -31,13 +31,13 @@ def test_several_heads(make):
     }
 
 
-def test_columns_of_zeros_and_ones_and_of_numbers(make, fault):
+def test_columns_of_zeros_and_ones_and_of_numbers(make, fault, batch_of):
     heads = {"tags": MultiLabelTarget(), "scores": NumberTarget(2)}
     train = "text,z,b,m,n\nx,0,1,1.5,2\ny,0,0,3,4\n"
     data = make(heads, train=train, labels={"tags": ["z", "b"], "scores": ["m", "n"]})
     data.setup("fit")
     assert data.label_sets == {"tags": ("z", "b"), "scores": None}
-    labels = data.train_dataloader().collate_fn(data.datasets["train"][[0, 1]])["labels"]
+    labels = batch_of(data, [0, 1])["labels"]
     assert labels["tags"].tolist() == [[0.0, 1.0], [0.0, 0.0]]
     assert labels["scores"].tolist() == [[1.5, 2.0], [3.0, 4.0]]
     wrong = make(heads, train=train.replace("x,0", "x,7"), labels={"tags": ["z", "b"], "scores": ["m", "n"]})
@@ -60,8 +60,8 @@ def test_class_label_columns(make, tmp_path, fault):
     data = make(train=str(tmp_path / "saved"), validation="text,label\nx,a\n")
     data.setup("fit")
     assert data.label_sets == {"topic": ("z", "a")}
-    assert data.datasets["train"]["label:topic"][:] == [1, 0]
-    assert data.datasets["validation"]["label:topic"][:] == [1]
+    assert data.examples("train")["label:topic"][:] == [1, 0]
+    assert data.examples("validation")["label:topic"][:] == [1]
     unlabelled = Dataset.from_dict({"text": ["x"], "label": [-1]}, features=features)
     unlabelled.save_to_disk(tmp_path / "test")
     assert "test, row 1: column 'label': expected a label, got nothing" in fault(
@@ -77,7 +77,7 @@ def test_tags_as_numbers_with_names(make, tmp_path):
     data = make({"ner": TagTarget()}, train=str(tmp_path / "a.parquet"), **WORDS)
     data.setup("fit")
     assert data.label_sets == {"ner": ("O", "B-X")}
-    assert data.datasets["train"][0]["label:ner"] == [-100, 0, 1, -100]
+    assert data.examples("train")[0]["label:ner"] == [-100, 0, 1, -100]
 
 
 def test_a_run_with_other_labels_than_its_training_data(make, fault):

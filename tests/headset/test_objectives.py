@@ -63,7 +63,7 @@ def test_balanced_weights_come_from_the_train_split_alone_and_stay(tmp_path, tin
     data = TextData(train=rows, validation=0.25, batch_size=8)
     head = SequenceClassification(objective={"class_weights": "balanced"})
     module, run = fit(tmp_path, tiny_bert, head, data, {"max_steps": 2})
-    train = [labels[row] for row in data.datasets["train"]["row"]]
+    train = [labels[row] for row in data.examples("train")["row"]]
     assert len(train) == 66
     wanted = compute_class_weight("balanced", classes=np.array([*"xyz"]), y=np.array(train))
     assert module.heads["mood"].weights.value.tolist() == pytest.approx(wanted.tolist())

@@ -8,24 +8,127 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from backbones.errors import HeadsetError
-from headset.sampler import RowBatches, stratified_cut
+from headset.sampler import SourceBatches, check_sampling, source_shares, stratified_cut
 
 SIZES = {"rows": st.integers(1, 60), "batch_size": st.integers(1, 9), "world": st.integers(1, 5)}
+SEVERAL = {
+    "sizes": st.lists(st.integers(5, 40), min_size=1, max_size=4),
+    "batch_size": st.integers(1, 9),
+    "world": st.integers(1, 5),
+    "epoch": st.integers(0, 3),
+}
 
 
-def batches(rows, batch_size, world, shuffle=False, seed=0, epoch=0):
-    """The batches of every process."""
-    samplers = [RowBatches(range(rows), batch_size, shuffle, seed, world, rank) for rank in range(world)]
+def steps(sizes, batch_size, world=1, shuffle=True, sampling="size", seed=0, epoch=0):
+    """The steps of every process, for sources called by their place; the batch sizes of sources differ."""
+    sizes = {str(place): size for place, size in enumerate(sizes)}
+    batch_sizes = {name: batch_size + place for place, name in enumerate(sizes)}
+    samplers = [SourceBatches(sizes, batch_sizes, shuffle, sampling, seed, world, rank) for rank in range(world)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     assert {len(sampler) for sampler in samplers} == {len(list(sampler)) for sampler in samplers}
     return [list(sampler) for sampler in samplers]
 
 
+def batches(rows, batch_size, world, shuffle=False, seed=0, epoch=0):
+    """The batches of every process, of one source."""
+    ranks = steps([rows], batch_size, world, shuffle, "size", seed, epoch)
+    return [[its for _, its in rank] for rank in ranks]
+
+
+@given(**SEVERAL)
+def test_every_row_of_every_source_once_and_the_same_source_in_all_processes(sizes, batch_size, world, epoch):
+    ranks = steps(sizes, batch_size, world, epoch=epoch)
+    assert len({tuple(name for name, _ in rank) for rank in ranks}) == 1
+    seen = Counter((name, row) for rank in ranks for name, rows in rank for row in rows)
+    assert seen == {(str(place), row): 1 for place, size in enumerate(sizes) for row in range(size)}
+    assert all(rows for rank in ranks for _, rows in rank)
+
+
+@given(temperature=st.floats(1, 10), **SEVERAL)
+def test_drawn_sources_are_the_same_in_all_processes_and_use_all_rows_before_any_comes_again(
+    sizes, batch_size, world, epoch, temperature
+):
+    ranks = steps(sizes, batch_size, world, sampling=temperature, epoch=epoch)
+    assert len({tuple(name for name, _ in rank) for rank in ranks}) == 1
+    assert len(ranks[0]) == len(steps(sizes, batch_size, world)[0])
+    seen = Counter((name, row) for rank in ranks for name, rows in rank for row in rows)
+    for place, size in enumerate(sizes):
+        counts = [seen[str(place), row] for row in range(size)]
+        assert max(counts) - min(counts) <= 1
+
+
+@given(**SEVERAL)
+def test_all_has_a_batch_of_every_source_in_each_step(sizes, batch_size, world, epoch):
+    ranks = steps(sizes, batch_size, world, sampling="all", epoch=epoch)
+    apart = [len(steps([size], batch_size + place, world)[0]) for place, size in enumerate(sizes)]
+    for rank in ranks:
+        assert len(rank) == max(apart)
+        assert all([name for name, _ in step] == [str(place) for place in range(len(sizes))] for step in rank)
+    seen = Counter((name, row) for rank in ranks for step in rank for name, rows in step for row in rows)
+    for place, size in enumerate(sizes):
+        counts = [seen[str(place), row] for row in range(size)]
+        assert min(counts) >= max(apart) // apart[place] and max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (1, [1000 / 1110, 100 / 1110, 10 / 1110]),
+        (2, [1000**0.5, 100**0.5, 10**0.5]),
+        (5, [1000**0.2, 100**0.2, 10**0.2]),
+        ({"0": 1, "1": 3, "2": 4.0}, [1 / 8, 3 / 8, 4 / 8]),
+    ],
+)
+def test_frequencies_are_those_of_the_formula(sampling, expected):
+    sizes = {"0": 1000, "1": 100, "2": 10}
+    expected = [share / sum(expected) for share in expected]
+    assert list(source_shares(sizes, sampling).values()) == pytest.approx(expected)
+    drawn = Counter(
+        name for seed in range(10) for name, _ in steps(sizes.values(), 1, sampling=sampling, seed=100 * seed)[0]
+    )
+    total = drawn.total()
+    for name, share in zip(sizes, expected, strict=True):
+        assert abs(drawn[name] / total - share) < 4 * (share * (1 - share) / total) ** 0.5
+
+
+def test_sources_are_mixed_unless_in_order():
+    mixed = [name for name, _ in steps([40, 40], 2)[0]]
+    assert mixed != sorted(mixed) and mixed != [name for name, _ in steps([40, 40], 2, epoch=1)[0]]
+    for sampling in ("size", 2.0):
+        assert [name for name, _ in steps([40, 40], 2, shuffle=False, sampling=sampling)[0]] == sorted(mixed)
+
+
+def test_sources_of_one_size_have_orders_of_their_own():
+    drawn = steps([40, 40], 40)[0]
+    assert drawn[0][1] != drawn[1][1]
+    turns = steps([40, 400], 40, sampling="all")[0]
+    assert turns[0][0] != turns[1][0]  # the smaller source again, in another order
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ("sise", "Did you mean 'size'?"),
+        (0.5, "Give a temperature of at least 1"),
+        (True, "Give a temperature of at least 1"),
+        (float("inf"), "Give a temperature of at least 1"),
+        ({"a": 1}, "no weight for the source 'b'. Give a number above 0"),
+        ({"a": 1, "b": 0}, "data.sampling has 0 for the source 'b'. Give a number above 0"),
+        ({"a": 1, "b": "x"}, "data.sampling has 'x' for the source 'b'"),
+        ({"a": 1, "b": 1, "c": 1}, "'c'. Valid"),
+    ],
+)
+def test_sampling_that_cannot_be(sampling, message):
+    with pytest.raises(HeadsetError) as caught:
+        check_sampling(sampling, ["a", "b"])
+    assert message in str(caught.value)
+
+
 @given(shuffle=st.booleans(), **SIZES)
 def test_every_row_once_and_equally_many_batches(rows, batch_size, world, shuffle):
     if rows < world:
-        with pytest.raises(HeadsetError, match=f"{rows} rows cannot be shared among {world} processes"):
+        with pytest.raises(HeadsetError, match=f"{rows} rows of 0 cannot be shared among {world} processes"):
             batches(rows, batch_size, world)
         return
     ranks = batches(rows, batch_size, world, shuffle)
@@ -58,12 +161,13 @@ def test_order_by_seed_and_epoch():
 
 
 def test_processes_are_asked_for_when_batches_are_made(monkeypatch):
-    sampler = RowBatches(range(10), 2)
+    sampler = SourceBatches({"a": 10}, {"a": 2})
     assert len(sampler) == 5
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    assert list(sampler) == [[1, 3], [5, 7], [9]] if len(sampler) == 3 else False
+    assert len(sampler) == 3
+    assert [rows for _, rows in sampler] == [[1, 3], [5, 7], [9]]
 
 
 @given(st.lists(st.sampled_from("aaaaabbbc"), min_size=2, max_size=80), st.floats(0.05, 0.6), st.integers(0, 3))

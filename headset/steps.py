@@ -1,0 +1,89 @@
+"""The data loader: a step has rows of one source, or of all, and the batches made of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from torch.utils.data import Dataset as Table
+
+from headset.batches import Collator
+from headset.loader import ResumableLoader
+from headset.sampler import Sampling, SourceBatches
+
+__all__ = ["SourcePart", "step_loader"]
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """The examples of one source for a split, and how they become batches.
+
+    Args:
+        rows: The examples.
+        batch_size: The rows of a batch, in each process.
+        collator: What makes a batch of rows.
+    """
+
+    rows: Dataset
+    batch_size: int
+    collator: Collator
+
+
+class StepRows(Table[Any]):
+    """The examples of all sources, by what `SourceBatches` gives for a step."""
+
+    def __init__(self, parts: Mapping[str, SourcePart]) -> None:
+        self.rows = {name: part.rows for name, part in parts.items()}
+
+    def __len__(self) -> int:
+        """The number of all rows."""
+        return sum(map(len, self.rows.values()))
+
+    def __getitem__(self, step: Any) -> Any:
+        """The name of the source with its rows, column by column; of several batches a list."""
+        if isinstance(step, list):
+            return [self[batch] for batch in step]
+        source, rows = step
+        return source, self.rows[source][rows]
+
+
+class StepCollator:
+    """Makes of the rows of a source a batch, and of those of several a list of batches."""
+
+    def __init__(self, parts: Mapping[str, SourcePart]) -> None:
+        self.collators = {name: part.collator for name, part in parts.items()}
+
+    def __call__(self, step: Any) -> Any:
+        """The batch, or the batches, of what `StepRows` gives."""
+        if isinstance(step, list):
+            return [self(batch) for batch in step]
+        source, rows = step
+        return self.collators[source](rows)
+
+
+def step_loader(
+    parts: Mapping[str, SourcePart], shuffle: bool, sampling: Sampling, seed: int, epoch: int, workers: int
+) -> ResumableLoader:
+    """A data loader over the examples of several sources.
+
+    Args:
+        parts: The examples of each source; those without any are passed over.
+        shuffle: Whether each epoch has its own order.
+        sampling: Which sources a step has, as `SourceBatches` says.
+        seed: With the epoch, where orders come from.
+        epoch: The epoch that comes first.
+        workers: The number of worker processes.
+    """
+    parts = {name: part for name, part in parts.items() if len(part.rows)}
+    sizes = {name: len(part.rows) for name, part in parts.items()}
+    batch_sizes = {name: part.batch_size for name, part in parts.items()}
+    steps: Any = SourceBatches(sizes, batch_sizes, shuffle, sampling, seed)
+    steps.set_epoch(epoch)
+    return ResumableLoader(
+        StepRows(parts),
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        collate_fn=StepCollator(parts),
+        persistent_workers=workers > 0,
+    )
