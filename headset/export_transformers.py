@@ -8,6 +8,7 @@ from heads.native import NativeModel
 from heads.targets import PairTarget
 from headset.document_encoder import DocumentEncoder
 from headset.model import Headset
+from headset.prediction import encoder_for
 from headset.verify import Loader
 
 __all__ = ["TASKS", "check", "hub_task", "usage", "windows_usage", "write"]
@@ -104,7 +105,7 @@ def usage(headset: Headset, name: str, task: str) -> str:
 
 def windows_usage(headset: Headset, name: str, auto_class: str) -> str:
     """How windows of a long text are made, where a head pools over them."""
-    encoder = headset.encoder(name)
+    encoder = encoder_for(headset, name)
     assert isinstance(encoder, DocumentEncoder)
     return WINDOWS.format(name=name, auto_class=auto_class, length=encoder.length, stride=encoder.overlap)
 

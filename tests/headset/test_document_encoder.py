@@ -13,6 +13,7 @@ from heads import Pooling, SequenceClassification, TokenClassification
 from heads.testing import check_head
 from headset import Headset, LitHeadset, TextData
 from headset.document_encoder import DocumentEncoder
+from headset.prediction import encoder_for
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 LABELS = {"topic": ["bad", "good", "so so"]}
@@ -111,7 +112,7 @@ def test_a_short_text_is_answered_as_by_the_ordinary_head(tiny_bert, settings, w
     plain, windowed = (make(tiny_bert, SequenceClassification(**settings, windows=one)) for one in (None, windows))
     windowed.load_state_dict(plain.state_dict())
     texts = [SHORT, "the film was very good"]
-    batches = [plain.encoder("topic"), windowed.encoder("topic")]
+    batches = [encoder_for(plain, "topic"), encoder_for(windowed, "topic")]
     assert plain.predict(texts) == windowed.predict(texts)
     inputs = [encoder.encode([texts])["input_ids"] for encoder in batches]
     assert [[[ids]] for ids in inputs[0]] == inputs[1]
