@@ -160,7 +160,7 @@ def _usage(headset: Headset, name: str, task: str) -> str:
     if headset.head(name).reads in ("document", "documents"):
         auto_class = AUTO_CLASSES.get(task, "AutoModel")
         text += windows_usage(headset, name, auto_class) + "output = model(**windows)"
-    return re.sub(rf'((AutoModel|pipeline).*path/to/{name}")', r"\1, trust_remote_code=True", text)
+    return re.sub(rf'((AutoModel|AutoTokenizer|pipeline).*path/to/{name}")', r"\1, trust_remote_code=True", text)
 
 
 def _snake(name: str) -> str:
