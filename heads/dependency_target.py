@@ -30,7 +30,8 @@ class DependencyTarget(Target):
 
     def find_labels(self, values: Iterable[Any]) -> tuple[str, ...]:
         """The distinct relations, sorted."""
-        names = (label_name(name) for _, row in values if isinstance(row, list) for name in row)
+        rows = (value[1] for value in values if value is not None)
+        names = (label_name(name) for row in rows if isinstance(row, list) for name in row)
         return in_order({name for name in names if name is not None})
 
     def encode(

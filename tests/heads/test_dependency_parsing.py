@@ -113,7 +113,7 @@ EXAMPLE = {"words": 3, "word_ids": [None, 0, 0, 1, 2, None]}
 def test_the_target_reads_heads_and_relations():
     target = DependencyTarget()
     value = target.join({"head": ["2", "3", "0"], "deprel": ["det", "nsubj", "root"]})
-    assert target.find_labels([value]) == RELATIONS
+    assert target.find_labels([value, None, (None, None)]) == RELATIONS
     none = [-100, -100]
     encoded = target.encode(value, RELATIONS, EXAMPLE)
     assert encoded == [none, [2, 0], none, [3, 1], [0, 2], none]
