@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from backbones.errors import HeadsetError, invalid_choice
@@ -16,6 +17,15 @@ class MonitorCheck(Callback):
 
     Metrics of validation are known after the first batches of it, which Lightning runs before training.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have early stopping look at metrics of validation after validation, not at the end of an epoch.
+
+        There is none in an epoch that the last step of a run (``max_steps``) cuts short.
+        """
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and callback.monitor.startswith("val/"):
+                callback._check_on_train_epoch_end = False
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare with the metrics that validation has.

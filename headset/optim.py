@@ -137,9 +137,9 @@ def resumed(settings: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> tuple
 
 
 def _warn_kept(name: str, here: Any, there: Any) -> None:
+    before, now = ("its default" if value is None else value for value in (there, here))
     warnings.warn(
-        f"model.{name}: {here} has no effect: the run goes on with the optimizer of the checkpoint, which was made "
-        f"with {there}.",
+        f"model.{name}: {now} has no effect: the run goes on with the state of the checkpoint, made with {before}.",
         stacklevel=2,
     )
 

@@ -72,6 +72,7 @@ class GradualUnfreezing(Callback):
                     f"Invalid schedule: {{{since}: {layers}}}. Give the {unit} from which on, counted from 0, and the "
                     "number of top layers that train, or all."
                 )
+        self._layers = 0
         self._depths: list[tuple[nn.Parameter, int]] = []
 
     def trained_layers(self, position: int, layers: int) -> int:
@@ -92,7 +93,8 @@ class GradualUnfreezing(Callback):
         """Find the layers.
 
         Raises:
-            HeadsetError: The backbone has no such layers, fewer than the schedule names, or is frozen anyway.
+            HeadsetError: The backbone has no such layers, fewer than the schedule names, or is frozen anyway; or no
+                head has parameters to train alone.
         """
         model = _backbone(pl_module).model
         count = len(transformer_layers(model))
@@ -103,11 +105,16 @@ class GradualUnfreezing(Callback):
         self._depths = [(each, depths[name]) for name, each in model.named_parameters() if each.requires_grad]
         if not self._depths:
             raise HeadsetError("GradualUnfreezing has nothing to unfreeze: backbone.freeze keeps the whole backbone.")
+        own = {id(parameter) for parameter in model.parameters()}
+        heads = any(each.requires_grad and id(each) not in own for each in pl_module.parameters())
+        if not heads and self.trained_layers(0, count) == 0:
+            raise HeadsetError("No head has parameters to train alone. Let a layer train from the start: start: 0.")
+        self._layers = count
         rank_zero_info(f"backbone: frozen at first; of its {count} layers train {self._plan(count)}")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Freeze what does not train in this step."""
-        lowest = self._lowest(trainer, pl_module)
+        lowest = self._lowest(trainer)
         if isinstance(trainer.strategy, SingleDeviceStrategy):
             for parameter, depth in self._depths:
                 parameter.requires_grad_(depth >= lowest)
@@ -115,7 +122,7 @@ class GradualUnfreezing(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Drop gradients of what does not train in this step, before they are clipped."""
-        lowest = self._lowest(trainer, pl_module)
+        lowest = self._lowest(trainer)
         for parameter, depth in self._depths:
             if depth < lowest:
                 parameter.grad = None
@@ -142,12 +149,11 @@ class GradualUnfreezing(Callback):
                 stacklevel=2,
             )
 
-    def _lowest(self, trainer: Trainer, module: LightningModule) -> int:
+    def _lowest(self, trainer: Trainer) -> int:
         """From which depth on parameters train, as `parameter_depths` counts."""
-        count = len(transformer_layers(_backbone(module).model))
         position = trainer.current_epoch if self.unit == "epoch" else trainer.global_step
-        layers = self.trained_layers(position, count)
-        return count + 2 if layers == 0 else count + 1 - layers
+        layers = self.trained_layers(position, self._layers)
+        return self._layers + 2 if layers == 0 else self._layers + 1 - layers
 
     def _plan(self, count: int) -> str:
         if self.schedule is None:

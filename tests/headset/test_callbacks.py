@@ -72,6 +72,8 @@ def test_early_stopping_and_the_best_checkpoint(tmp_path, tiny_bert, small_csv):
     _, run = fit(tmp_path, tiny_bert, small_csv, [best, stop], epochs=40, learning_rate=0.0)
     assert run.current_epoch == 3
     assert "epoch=0" in best.best_model_path
+    _, short = fit(tmp_path, tiny_bert, small_csv, [EarlyStopping("val/loss")], trainer={"max_steps": 5})
+    assert short.global_step == 5
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_resumed_run_keeps_what_its_optimizer_was_made_with(tmp_path, tiny_ber
     with pytest.warns(UserWarning) as warned:
         module, run = fit(tmp_path, tiny_bert, small_csv, (), path, 2, learning_rate=7.0, head_learning_rate=1.0)
     told = " ".join(str(each.message) for each in warned)
-    for name in ("learning_rate: 7.0", "head_learning_rate: 1.0", "layer_decay: None", "parameter_groups: []"):
+    for name in ("learning_rate: 7.0", "head_learning_rate: 1.0", "layer_decay: its default", "parameter_groups: []"):
         assert f"model.{name} has no effect" in told
     rates = sorted({group["lr"] for group in run.optimizers[0].param_groups})
     assert rates == pytest.approx([1e-5, 1e-2 * 0.125, 1e-2 * 0.25, 1e-2])

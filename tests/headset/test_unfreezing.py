@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from backbones import BackboneOptions, HeadsetError
-from heads import SequenceClassification
+from heads import Pooling, SequenceClassification
 from headset import GradualUnfreezing, LitHeadset, TextData
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -143,6 +143,15 @@ def test_wrong_settings(settings, message):
 def test_more_layers_than_there_are(tmp_path, tiny_bert, small_csv):
     with pytest.raises(HeadsetError, match=r"schedule has 5 layers train: BertModel has 2"):
         fit(tmp_path, tiny_bert, small_csv, {"schedule": {0: 5}})
+
+
+def test_nothing_that_could_train_at_first(tmp_path, tiny_bert):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("a,b\nthe film,a film\nthe book,a book\n")
+    module = LitHeadset(str(tiny_bert), {"vector": Pooling()})
+    run = Trainer(default_root_dir=tmp_path, callbacks=[GradualUnfreezing()], **QUIET)
+    with pytest.raises(HeadsetError, match="start: 0"):
+        run.fit(module, TextData(train=str(pairs), text=["a", "b"]))
 
 
 def test_going_on_with_another_schedule_is_told(tmp_path, tiny_bert, small_csv):
