@@ -4,6 +4,7 @@ from .base import HeadContext as HeadContext
 from .base import HeadOutput as HeadOutput
 from .crf_tagging import CRFTagging as CRFTagging
 from .dependency_parsing import DependencyParsing as DependencyParsing
+from .hierarchical_classification import HierarchicalClassification as HierarchicalClassification
 from .image_classification import ImageClassification as ImageClassification
 from .masked_lm import MaskedLM as MaskedLM
 from .multiple_choice import MultipleChoice as MultipleChoice

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from backbones.errors import HeadsetError, invalid_choice
 from heads.base import Head
 from heads.dependency_target import DependencyTarget
+from heads.hierarchy import PathTarget
 from heads.targets import ClassTarget, MultiLabelTarget, NumberTarget, SoftTarget, TagTarget, Target
 
 __all__ = ["LabelColumn", "Labels", "check_label_set", "check_order", "label_columns", "other_labels"]
@@ -198,10 +199,11 @@ def _columns(head: str, setting: Any, target: Target) -> str | tuple[str, ...]:
         return tuple(setting)
     if isinstance(setting, str):
         return setting
-    if not isinstance(target, MultiLabelTarget | NumberTarget | SoftTarget):
+    if not isinstance(target, MultiLabelTarget | NumberTarget | SoftTarget | PathTarget):
         raise HeadsetError(
             f"The head {head!r} takes one column of labels, and data.labels names a list: {setting}. Lists of columns "
-            "are for several labels a row (columns of 0 and 1), for probabilities of labels, and for several numbers."
+            "are for several labels a row (columns of 0 and 1), for probabilities of labels, for several numbers, "
+            "and for the levels of a hierarchy."
         )
     if isinstance(target, NumberTarget) and target.size != len(setting):
         raise HeadsetError(

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from lightning.pytorch import Trainer
+from lightning.pytorch import Trainer, seed_everything
 from transformers import AutoTokenizer
 
 from backbones import HeadsetError
-from heads import Pooling, Reranking
+from heads import HierarchicalClassification, Pooling, Reranking
 from headset import LitHeadset, TextData
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -62,6 +62,23 @@ def test_triples_have_hard_negatives(folder, tiny_bert):
     assert 0 <= found["accuracy"] <= 1
     answers = module.built.predict([("a film", "a good film", "a book")])["head"]
     assert len(answers[0]["vectors"]) == 3 and -1 <= answers[0]["similarity"] <= 1
+
+
+def test_paths_in_one_column_or_in_several(folder, tiny_bert):
+    paths = [("sport", "chess"), ("sport", None), ("politics", None), ("sport", "golf")]
+    rows = [
+        {"text": text, "path": "/".join(filter(None, path)), "coarse": path[0], "fine": path[1]}
+        for text, path in zip(TEXTS, paths, strict=True)
+    ]
+    (folder / "paths.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = []
+    for labels in ("path", ["coarse", "fine"]):
+        seed_everything(0)
+        files = {"train": "paths.jsonl", "validation": "paths.jsonl"}
+        module, metrics = run(folder, tiny_bert, HierarchicalClassification(), labels=labels, **files)
+        assert module.labels["head"] == ("politics", "sport", "sport/chess", "sport/golf")
+        found.append(metrics)
+    assert found[0] == found[1] and {"accuracy_level_1", "accuracy_level_2", "hierarchical_f1"} <= found[0].keys()
 
 
 @pytest.mark.parametrize(
