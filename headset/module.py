@@ -390,6 +390,12 @@ class LitHeadset(LightningModule):
         for part in _parts(batch):
             self._losses(part, "val")
 
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """After the last batch in training: thresholds and temperatures are chosen."""
+        counts = self.trainer.num_val_batches
+        if self._tunes and (dataloader_idx + 1, batch_idx + 1) == (len(counts), counts[-1]):
+            self.tuning.choose()
+
     def test_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:
         """Losses and metrics."""
         for part in _parts(batch):
@@ -430,9 +436,14 @@ class LitHeadset(LightningModule):
             for name, output in outputs.items():
                 inputs = self.heads[name].metric_inputs(output, labels[name])
                 self._measures(stage).update(name, losses[name], sizes[name], inputs)
-                if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+                if self._tunes:
                     self.tuning.keep(name, output, labels[name])
         return {name: (loss, sizes[name]) for name, loss in losses.items()}
+
+    @property
+    def _tunes(self) -> bool:
+        """Whether what is evaluated now is the validation of training."""
+        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def _log_measures(self, stage: str) -> None:
         values = self._measures(stage).compute(self.loss_weights.given_weight, every=self.trainer.sanity_checking)

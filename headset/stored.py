@@ -112,15 +112,17 @@ def import_task_model(source: str | PreTrainedModel, name: str, processor: Proce
 
 
 def _head_for(model: PreTrainedModel) -> Head:
-    """The built-in head for the task of a model."""
+    """The built-in head for the task of a model, which bears its name."""
     tasks: list[str] = []
     for entry in list_heads().values():
         if entry.origin == BUILT_IN:
             kind = load_head_class(entry.class_path)
             head = kind(**kind.stored_arguments(model.config))
-            if head.auto_class and is_task_model(head.auto_class, model):
+            if head.auto_class != f"AutoModelFor{kind.__name__}":
+                continue
+            if is_task_model(head.auto_class, model):
                 return head
-            tasks += [head.auto_class] if head.auto_class else []
+            tasks.append(head.auto_class)
     raise HeadsetError(
         f"There is no head here for {type(model).__name__}. Heads are imported from: {', '.join(tasks)}."
     )

@@ -24,6 +24,7 @@ class Tuning:
     def __init__(self, heads: Mapping[str, Head]) -> None:
         self.heads = {name: head for name, head in heads.items() if head.tunes}
         self.kept: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.heads}
+        self.all: dict[str, tuple[Tensor, Tensor]] = {}  # of all processes
 
     def check(self, validates: bool) -> None:
         """Check that there is a validation to choose on.
@@ -42,24 +43,32 @@ class Tuning:
         if name in self.heads:
             self.kept[name].append((output.logits.detach().float().cpu(), labels.cpu()))
 
+    def choose(self) -> None:
+        """Have the heads choose, in all processes alike, while they have the weights that were measured."""
+        for name, mine in self.kept.items():
+            every = _gathered(mine)
+            if every:
+                logits, labels = (torch.cat(parts) for parts in zip(*every, strict=True))
+                self.all[name] = logits, labels
+                self.heads[name].tune(logits, labels)
+
     def finish(self, metrics: Callable[[str], MetricCollection]) -> None:
-        """Have the heads choose, in all processes alike, and measure them as they are then.
+        """Measure the heads with what they chose, and forget the rows.
+
+        What averages weights has changed them back by now, and with them what was chosen: it is chosen once more.
 
         Args:
             metrics: The metrics of a head, which were measured with what it had chosen before.
         """
-        for name, head in self.heads.items():
-            mine, self.kept[name] = self.kept[name], []
-            every = _gathered(mine)
-            if not every:
-                continue
-            logits, labels = (torch.cat(parts) for parts in zip(*every, strict=True))
+        for name, (logits, labels) in self.all.items():
+            head, measure = self.heads[name], metrics(name)
             head.tune(logits, labels)
-            measure = metrics(name)
             measure.reset()
             device = next(head.parameters()).device
-            for its, truth in mine:
+            for its, truth in self.kept[name]:
                 measure.update(*head.metric_inputs(HeadOutput(its.to(device)), truth.to(device)))
+        self.all = {}
+        self.kept = {name: [] for name in self.heads}
 
 
 def _gathered(mine: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from datasets import Dataset
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from sklearn.metrics import f1_score
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from backbones import HeadsetError
 from heads import SequenceClassification
+from heads.tuning import best_thresholds
 from headset import Headset, LitHeadset, TextData
 from headset.label_statistics import count_labels
 
@@ -182,13 +184,28 @@ def test_thresholds_are_chosen_on_validation_stored_exported_and_used(tmp_path, 
     assert [row["labels"] for row in imported.predict(TEXTS)["mood"]] == ours
 
 
+def test_thresholds_of_averaged_weights_are_chosen_with_them(tmp_path, tiny_bert, table):
+    validation = table(several(40), "validation.jsonl")
+    data = TextData(train=table(several(60)), validation=validation, batch_size=16)
+    head = SequenceClassification(MULTI, threshold="tuned")
+    average = EMAWeightAveraging(decay=0.7)
+    _, run = fit(tmp_path, tiny_bert, head, data, {"max_epochs": 3, "callbacks": [average]}, learning_rate=3e-3)
+    stored = Headset.from_checkpoint(run.checkpoint_callback.best_model_path)
+    rows = several(40)
+    answers = stored.predict([row["text"] for row in rows])["mood"]
+    chances = torch.tensor([list(row["scores"].values()) for row in answers])
+    truth = torch.tensor([[float(label in row["label"]) for label in stored.labels["mood"]] for row in rows])
+    wanted = best_thresholds(chances, truth).tolist()
+    assert stored.head("mood").tuned.value.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
 def test_nothing_is_chosen_on_the_sanity_check(tmp_path, tiny_bert, table):
     data = TextData(train=table(several(20)), validation=table(several(20), "validation.jsonl"), batch_size=4)
     head = SequenceClassification(MULTI, threshold="tuned")
     chosen = []
     head.tune = lambda logits, labels: chosen.append(len(logits))
     fit(tmp_path, tiny_bert, head, data, {"num_sanity_val_steps": 2, "max_epochs": 2})
-    assert chosen == [20, 20]
+    assert chosen == [20] * 4  # with the weights that are measured, and with those that training goes on with
 
 
 def test_a_threshold_without_validation_is_a_clear_error(tmp_path, tiny_bert, table):
