@@ -8,6 +8,8 @@ from heads.target import IGNORE
 
 __all__ = ["binary_cross_entropy", "class_size", "cross_entropy", "number_loss"]
 
+TINY = 1e-12  # in the place of the sum of weights, where no row has any
+
 
 def cross_entropy(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0, gamma: float = 0.0
@@ -28,12 +30,16 @@ def cross_entropy(
     logits = logits.float()
     if not gamma:
         labels = labels.float() if labels.is_floating_point() else labels
-        return F.cross_entropy(logits, labels, weights, ignore_index=IGNORE, label_smoothing=smoothing)
+        how = {"ignore_index": IGNORE, "label_smoothing": smoothing}
+        if weights is None or labels.is_floating_point():
+            return F.cross_entropy(logits, labels, weights, **how)
+        each = _row_weights(labels, weights)
+        return F.cross_entropy(logits, labels, weights, reduction="sum", **how) / each.sum().clamp(min=TINY)
     rows = F.nll_loss(logits.log_softmax(-1), labels, ignore_index=IGNORE, reduction="none")  # -log(p), 0 without label
     # A probability of 1 has no gradient, also where gamma is below 1.
     wrong = (-torch.expm1(-rows)).clamp(min=torch.finfo(rows.dtype).eps)
     each = _row_weights(labels, weights)
-    return (each * wrong**gamma * rows).sum() / each.sum()
+    return (each * wrong**gamma * rows).sum() / each.sum().clamp(min=TINY)
 
 
 def class_size(labels: Tensor, weights: Tensor | None = None) -> Tensor | float:

@@ -11,11 +11,12 @@ from heads.full_precision import FullPrecision
 from heads.label_counts import LabelCounts
 from heads.losses import binary_cross_entropy, class_size, cross_entropy, number_loss
 
-__all__ = ["MULTI", "REGRESSION", "SINGLE", "Objective", "plain_objective"]
+__all__ = ["MULTI", "REGRESSION", "SINGLE", "TAGS", "Objective", "plain_objective"]
 
 SINGLE = "single_label_classification"
 MULTI = "multi_label_classification"
 REGRESSION = "regression"
+TAGS = "token classification"  # no problem type of transformers
 
 # The losses of each problem type, the default one first, and the settings that each has.
 LOSSES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -29,6 +30,7 @@ LOSSES: dict[str, dict[str, tuple[str, ...]]] = {
         "binary_cross_entropy": ("label_smoothing", "positive_weights"),
         "focal": ("gamma", "label_smoothing", "positive_weights"),
     },
+    TAGS: {"cross_entropy": ("label_smoothing", "class_weights"), "focal": ("gamma", "class_weights")},
     REGRESSION: {"mse": (), "l1": (), "huber": ("delta",)},
 }
 BALANCED = "balanced"
@@ -118,12 +120,12 @@ class Objective:
             raise HeadsetError(
                 "Balanced weights come from the train split: fit with a TextData, or give the weights of the labels."
             )
-        function = cross_entropy if self.problem_type == SINGLE else binary_cross_entropy
+        function = binary_cross_entropy if self.problem_type == MULTI else cross_entropy
         return function(logits, labels, values, self.label_smoothing, self.gamma if self.loss == "focal" else 0.0)
 
     def size(self, labels: Tensor, weights: FullPrecision | None = None) -> Tensor | float:
         """How much the loss is a mean over: rows, or their weights."""
-        if self.problem_type == SINGLE:
+        if self.problem_type in (SINGLE, TAGS):
             return class_size(labels, None if weights is None else weights.value)
         return float(len(labels))
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from transformers.utils.generic import ModelOutput
 
@@ -13,7 +12,9 @@ from backbones.calls import BackboneCall
 from backbones.errors import HeadsetError, invalid_choice
 from backbones.layers import check_layer_choice
 from heads.base import Head, HeadContext, HeadOutput
+from heads.full_precision import FullPrecision
 from heads.native import NativeModel
+from heads.objective import TAGS, Objective, plain_objective
 from heads.outputs import head_output, stock_loss
 from heads.scorers import Scorer
 from heads.tagging import tag_metrics, tag_predictions, word_ids, word_starts
@@ -35,6 +36,8 @@ class TokenClassification(Head):
         hidden_layers: Which hidden layers are read, where the scores are not native: ``last``, a number, a list of
             numbers (concatenated), or ``mix``, a learned mean of all.
         dropout: Before the linear layer, where the scores are not native.
+        objective: The loss, by name or as ``{loss: ..., setting: ...}``: ``cross_entropy``, by default as transformers
+            has it, or ``focal``. Settings: ``label_smoothing``, ``class_weights``, ``gamma``.
 
     Raises:
         HeadsetError: An argument is not one of these.
@@ -50,6 +53,7 @@ class TokenClassification(Head):
         native: bool = True,
         hidden_layers: int | str | list[int] = "last",
         dropout: float = 0.1,
+        objective: str | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if subwords not in ("first", "all"):
@@ -61,6 +65,14 @@ class TokenClassification(Head):
         self.native = native
         self.hidden_layers = hidden_layers
         self.dropout = dropout
+        self.objective = plain_objective(objective)
+        self.learning = Objective.read(self.objective, TAGS)
+        self.weights: FullPrecision | None = None
+
+    @property
+    def needs_label_counts(self) -> bool:
+        """Whether weights come from the train split."""
+        return self.learning.balanced
 
     @property
     def auto_class(self) -> str | None:
@@ -78,6 +90,7 @@ class TokenClassification(Head):
             )
         else:
             self.scorer = Scorer(context, len(context.labels), self.hidden_layers, dropout=self.dropout)
+        self.weights = self.learning.weights(context.labels, context.label_counts)
 
     def unused(self, backbone: Backbone) -> set[str]:
         """What the scorer does without."""
@@ -93,12 +106,14 @@ class TokenClassification(Head):
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores ``(B, T, C)``; ``info["word_ids"]`` ``(B, T)`` says which word a token is of."""
+        if self.objective is not None:  # transformers would compute a loss of its own
+            batch = {**batch, "labels": None}
         output = head_output(self.scorer(features, batch), batch)
         words = {"word_ids": word_ids(batch, output.logits), "words": batch.get("meta", {}).get("words")}
         return HeadOutput(output.logits, output.info | words)
 
     def loss(self, output: HeadOutput, labels: Tensor) -> Tensor:
-        """Cross entropy over the tokens that have a tag.
+        """What the objective says, over the tokens that have a tag; by default as transformers has it.
 
         Args:
             output: Scores ``(B, T, C)``.
@@ -107,11 +122,11 @@ class TokenClassification(Head):
         known = stock_loss(output, labels)
         if known is not None:
             return known
-        return F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+        return self.learning(output.logits.flatten(0, 1), labels.flatten(), self.weights)
 
-    def loss_size(self, output: HeadOutput, labels: Tensor) -> Tensor:
-        """The number of tokens that have a tag."""
-        return (labels != IGNORE).sum()
+    def loss_size(self, output: HeadOutput, labels: Tensor) -> Tensor | float:
+        """The number of tokens that have a tag, or the weights of these tags."""
+        return self.learning.size(labels.flatten(), self.weights)
 
     def predict(self, output: HeadOutput) -> list[dict[str, Any]]:
         """``{"tags", "scores"}``, one a word; with BIO tags also ``"entities"``, whose ``end`` is exclusive.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.trainer_pt_utils import LabelSmoother
 
 from backbones import HeadsetError
-from heads import HeadContext, HeadOutput, ImageClassification, SequenceClassification
+from heads import HeadContext, HeadOutput, ImageClassification, SequenceClassification, TokenClassification
 from heads.label_counts import LabelCounts
 from heads.testing import check_head, tiny_backbone
 
@@ -55,6 +55,31 @@ def test_it_keeps_the_contract(problem_type, objective, pooling):
 
 def test_images_have_objectives_too():
     check_head(ImageClassification(objective={"loss": "focal", "class_weights": "balanced"}), LABELS)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("objective", [{"label_smoothing": 0.1, "class_weights": "balanced"}, "focal"])
+def test_tags_have_objectives_too(objective, native):
+    check_head(TokenClassification(objective=objective, native=native), LABELS)
+
+
+def test_tokens_without_a_tag_do_not_count(rows):
+    logits, tags = rows[0].view(2, 4, 3), torch.tensor([[0, 2, -100, 1], [-100, 2, -100, -100]])
+    some = tags != -100
+    for objective in ({"class_weights": WEIGHTS, "label_smoothing": 0.2}, {"loss": "focal", "class_weights": WEIGHTS}):
+        head = TokenClassification(objective=objective)
+        head.attach(HeadContext(tiny_backbone(), LABELS))
+        got, size = loss_of(head, logits, tags), head.loss_size(HeadOutput(logits), tags)
+        torch.testing.assert_close(got, loss_of(built(objective), logits[some], tags[some]))
+        assert size == VALUES[tags[some]].sum()
+
+
+def test_rows_of_no_weight_teach_nothing():
+    logits = torch.randn(2, 3, requires_grad=True)
+    for objective in ({"class_weights": {"x": 0.0}}, {"loss": "focal", "class_weights": {"x": 0.0}}):
+        loss = loss_of(built(objective), logits, torch.tensor([0, 0]))
+        loss.backward()
+        assert loss == 0 and logits.grad.eq(0).all()
 
 
 def test_cross_entropy_is_that_of_torch(rows):
