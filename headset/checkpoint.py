@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from headset.processors import Processor, processor_from_files
 
 __all__ = [
     "build_headset",
+    "check_backbone",
+    "check_heads",
     "check_same",
     "describe",
     "fitting_weights",
@@ -120,6 +122,24 @@ def check_same(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     Raises:
         HeadsetError: They ask for something else.
     """
+    check_backbone(settings, stored)
+    new = set(settings["new_heads"])
+    wanted, there = settings["heads"].keys() - new, stored["heads"].keys() - new
+    if wanted != there:
+        raise HeadsetError(
+            f"The checkpoint has the heads {', '.join(sorted(there))}; the settings have {', '.join(sorted(wanted))}. "
+            "A head that starts anew is named so: --model.new_heads '[NAME]'. To add heads to those of a checkpoint: "
+            "--model.start_from CKPT"
+        )
+    check_heads(settings, stored, sorted(wanted))
+
+
+def check_backbone(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Check that settings do not ask for another backbone than that of a checkpoint.
+
+    Raises:
+        HeadsetError: They do.
+    """
     if settings["backbone"]["path"] != stored["backbone"]["path"]:
         raise HeadsetError(
             f"The checkpoint holds its own backbone, from {stored['backbone']['path']}, and cannot go on with "
@@ -131,14 +151,20 @@ def check_same(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
             raise HeadsetError(
                 f"The checkpoint fixes the backbone's {what} setting: {fixed}, and cannot go on with {asked}."
             )
-    new = set(settings["new_heads"])
-    wanted, there = settings["heads"].keys() - new, stored["heads"].keys() - new
-    if wanted != there:
-        raise HeadsetError(
-            f"The checkpoint has the heads {', '.join(sorted(there))}; the settings have {', '.join(sorted(wanted))}. "
-            "A head that starts anew is named so: --model.new_heads '[NAME]'"
-        )
-    for name in sorted(wanted):
+
+
+def check_heads(settings: Mapping[str, Any], stored: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Check that settings do not ask for other heads or labels than those of a checkpoint.
+
+    Args:
+        settings: The settings of the run.
+        stored: The settings in the checkpoint.
+        names: The heads that are of the checkpoint.
+
+    Raises:
+        HeadsetError: They do.
+    """
+    for name in names:
         for what in ("heads", "labels"):
             asked, fixed = settings[what].get(name), stored[what].get(name)
             if asked is not None and json.dumps(asked) != json.dumps(fixed):

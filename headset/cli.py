@@ -111,6 +111,7 @@ class HeadsetCLI(LightningCLI):
                 "--output", default="predictions.jsonl", help="The file to write: .jsonl, .csv or .parquet."
             )
             parser.add_argument("--overwrite", type=bool, default=False, help="Replace an earlier file.")
+            parser.add_argument("--heads", default=None, help="The heads to run, as a,b; all of them by default.")
             parser.add_argument(
                 "--allow_untrained", type=bool, default=False, help="Predict also with heads that were never trained."
             )
@@ -146,6 +147,8 @@ class HeadsetCLI(LightningCLI):
             self.model.restore(self.hparams)
         if self.subcommand == "predict":
             self.model.allow_untrained = self._get(self.config, "allow_untrained")
+            if heads := self._get(self.config, "heads"):
+                self.model.predict_only([name.strip() for name in str(heads).strip("[]").split(",")])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with a logger, a checkpoint and a progress bar where the settings name none."""

@@ -166,7 +166,8 @@ class TextData(LightningDataModule):
             module: Any = self.trainer.lightning_module
             self.loaded = getattr(module, "loaded_heads", set())
             self.idle = set(module.hparams.get("frozen_heads") or ())
-            self.connect(module.processor, module.heads, module.labels)
+            heads = module.predicted_heads if stage == "predict" else module.heads
+            self.connect(module.processor, heads, module.labels)
         if not self._connection:
             raise HeadsetError(
                 "TextData does not know its heads yet. Call connect(processor, heads, labels) before setup."

@@ -18,6 +18,7 @@ COMMANDS = {
     "test": "compute the metrics of the test split",
     "predict": "write predictions beside their inputs",
     "export": "write a checkpoint's heads as stock transformers folders",
+    "merge": "put heads of several checkpoints on the backbone they share",
     "heads": "list the heads there are",
     "info": "tell what a checkpoint or an export holds",
 }
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A researcher's own head is a file in the working directory. Last, so that no file there hides a library.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    own: dict[str, Callable[[list[str]], None]] = {"export": _export, "heads": _heads, "info": _info}
+    own: dict[str, Callable[[list[str]], None]] = {"export": _export, "merge": _merge, "heads": _heads, "info": _info}
     try:
         if command in own:
             own[command](arguments)
@@ -103,6 +104,25 @@ def _export(arguments: list[str]) -> None:
     logging.getLogger("headset").setLevel(logging.INFO)
     for name, folder in export_checkpoint(**options).items():
         print(f"head {name}: {folder}")
+
+
+def _merge(arguments: list[str]) -> None:
+    parser = _Parser(
+        prog="headset merge",
+        description="Put heads that were trained apart on the backbone that they share: the same, weight by weight.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--ckpt_paths", required=True, nargs="+", metavar="C", help="the checkpoints of the runs")
+    parser.add_argument("--output", required=True, metavar="O", help="a checkpoint to write, O.ckpt, or a folder")
+    parser.add_argument("--trust_heads", type=_true_or_false, help="true: import the modules of the checkpoints' heads")
+    parser.add_argument("--overwrite", type=_true_or_false, help="true: replace an earlier output")
+    options = vars(parser.parse_args(arguments))
+
+    from headset.merging import merge
+
+    merge(**options)
+    print(f"Merged: {options['output']}")
 
 
 def _info(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
-from backbones.errors import HeadsetError
+from backbones.errors import HeadsetError, invalid_choice
 from backbones.freezing import reinitialize_layers
 from backbones.loading import limit_length, load_config
 from heads.base import Head, HeadOutput
@@ -42,6 +42,7 @@ from headset.processors import Processor, load_processor, processor_files, proce
 from headset.record import record
 from headset.schedules import schedule_config
 from headset.settings import check_settings
+from headset.start import Start
 from headset.stored import find_stored_heads, load_stored_head
 from headset.tuning import Tuning
 
@@ -84,6 +85,8 @@ class LitHeadset(LightningModule):
         new_heads: Heads that start anew although a checkpoint has trained weights for them.
         distillation: A trained model that heads learn from beside their labels: ``{teacher: CHECKPOINT or FOLDER,
             temperature: 2.0, alpha: 0.5, heads: [NAME, ...]}``; ``alpha`` is its share of the loss.
+        start_from: A checkpoint, or several on the same backbone, whose backbone and heads the run starts with; what
+            ``heads`` names beyond them is new.
 
     Raises:
         HeadsetError: A setting is wrong. Nothing is loaded before settings are checked.
@@ -111,11 +114,17 @@ class LitHeadset(LightningModule):
         stored_head: str | None = None,
         new_heads: list[str] | None = None,
         distillation: dict[str, Any] | None = None,
+        start_from: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
         self.backbone_options.check()
         patterns = [ParameterGroup(**each) if isinstance(each, dict) else each for each in parameter_groups or ()]
+        self._start = Start(start_from, new_heads or ()) if start_from else None
+        if self._start is not None:
+            self._start.check({"backbone": dataclasses.asdict(self.backbone_options), **_plain(heads, labels)})
+            heads = self._start.heads(heads)
+            self.backbone_options = self._start.options(self.backbone_options)
         self.heads = dict(heads)
         self.teacher: Teacher | None = None
         self.optimizer = optimizer
@@ -139,10 +148,12 @@ class LitHeadset(LightningModule):
             "stored_head": stored_head,
             "new_heads": new_heads or [],
             "distillation": distillation,
+            "start_from": start_from,
         }
         check_settings(settings, self.heads, optimizer)
         self.save_hyperparameters({**settings, "heads": {name: head.spec() for name, head in heads.items()}})
         self.allow_untrained = False
+        self.predicted_heads: dict[str, Head] = self.heads  # what predict runs
         self.headset: Headset | None = None
         self.loss_weights = make_loss_weights(loss_weights, self.heads)
         self.measures = nn.ModuleDict()
@@ -153,6 +164,10 @@ class LitHeadset(LightningModule):
         self._run: dict[str, Any] = {}
         self._resumed: Resumed | None = None
         self._seed = 0
+        if self._start is not None:
+            self._labels |= self._start.labels()
+            if self._start.hparams["processor"] and not processor:
+                self._processor = processor_from_files(self._start.hparams["processor"], self.heads)
 
     @property
     def processor(self) -> Processor:
@@ -184,6 +199,7 @@ class LitHeadset(LightningModule):
     def restore(self, hparams: Mapping[str, Any]) -> None:
         """Take from a checkpoint's settings what must not come from elsewhere: shapes, labels, processor, states."""
         check_same(self.hparams, hparams)
+        self._start = None  # the checkpoint holds what came from there
         self.backbone_options = dataclasses.replace(
             BackboneOptions(**hparams["backbone"]), freeze=self.backbone_options.freeze
         )
@@ -245,6 +261,8 @@ class LitHeadset(LightningModule):
         for name in self.stored_heads:
             load_stored_head(name, self.heads[name], self.backbone_options.path)
             self.headset.states[name] = "loaded"
+        if self._start is not None:
+            self._start.load(self.headset)
         self.headset.states |= self._states
         self.headset.run = self._run
         self.headset.detached = frozenset(self.hparams["detached_heads"])
@@ -333,6 +351,12 @@ class LitHeadset(LightningModule):
     def on_fit_start(self) -> None:
         """Say which heads are new, load their teacher, and fix the seed of the steps."""
         self.report_states()
+        for name in self.built.frozen:
+            if self.built.states[name] == "new" and any(True for _ in self.heads[name].parameters()):
+                raise HeadsetError(
+                    f"The head '{name}' is frozen and newly initialised: it would stay as random as it is. Take it "
+                    "from a checkpoint (--model.start_from CKPT), or leave it out of frozen_heads."
+                )
         if self.hparams["distillation"]:
             self.teacher = Teacher(self.hparams["distillation"], self.built)
         self._seed = self._seed or torch.initial_seed() % 2**31
@@ -364,7 +388,7 @@ class LitHeadset(LightningModule):
         """Say which heads are new, and refuse to predict with them, unless ``allow_untrained`` is set."""
         self.report_states()
         if not self.allow_untrained:
-            self.built.check_trained()
+            self.built.check_trained(list(self.predicted_heads))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by epoch, batch and process, so that a resumed run draws what an uninterrupted one draws."""
@@ -403,7 +427,19 @@ class LitHeadset(LightningModule):
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, list[dict[str, Any]]]:
         """What a user reads: for each head one dictionary a row."""
-        return {name: self.heads[name].predict(output) for name, output in self(batch).items()}
+        outputs: dict[str, HeadOutput] = self.built(batch, list(self.predicted_heads))
+        return {name: self.heads[name].predict(output) for name, output in outputs.items()}
+
+    def predict_only(self, names: Sequence[str]) -> None:
+        """Have `predict_step` run some heads alone.
+
+        Raises:
+            HeadsetError: One of them does not exist.
+        """
+        for name in names:
+            if name not in self.heads:
+                raise invalid_choice("head", name, self.heads)
+        self.predicted_heads = {name: self.heads[name] for name in names}
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of validation, with the thresholds and temperatures that it gives in training."""
@@ -419,7 +455,7 @@ class LitHeadset(LightningModule):
         self.built.run = record(self, self.built.run)
         described = describe(self.built)
         described["backbone"]["quantization"] = self.backbone_options.quantization
-        settings = {"processor": processor_files(self.processor), "seed": self._seed}
+        settings = {"processor": processor_files(self.processor), "seed": self._seed, "start_from": None}
         if self.optimizer is not None:
             settings["optimizer"] = optimizer_spec(self.trainer.optimizers[0])
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], **described, **settings}
@@ -453,6 +489,10 @@ class LitHeadset(LightningModule):
         measures = self.measures[stage]
         assert isinstance(measures, Measures)
         return measures
+
+
+def _plain(heads: Mapping[str, Head], labels: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"heads": {name: head.spec() for name, head in heads.items()}, "labels": labels or {}}
 
 
 def _parts(batch: Batch | list[Batch]) -> list[Batch]:

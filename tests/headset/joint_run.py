@@ -62,6 +62,7 @@ def run(backbone, steps, settings):
         warmup=0,
         **settings,
     )
+    module._states = dict.fromkeys(settings.get("frozen_heads", ()), "trained")
     loader = torch.utils.data.DataLoader(Steps(steps), batch_size=None, shuffle=False)
     trainer = Trainer(
         accelerator="cpu",
