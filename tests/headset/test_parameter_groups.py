@@ -15,7 +15,7 @@ from transformers.trainer import Trainer
 from backbones import Backbone, HeadsetError
 from heads import Pooling, SequenceClassification
 from headset import Headset
-from headset.optim import make_optimizer
+from headset.optim import make_optimizer, optimizer_spec
 from headset.parameter_groups import ParameterGroup, check_groups, parameter_groups
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 24}
@@ -115,6 +115,16 @@ def test_an_optimizer_that_makes_its_own_rates(headset):
         parameter_groups(headset, 0.1), lambda groups: Adafactor(groups, lr=0.2, relative_step=False)
     )
     assert {group["lr"] for group in fixed.param_groups} == {0.1, 0.2}
+
+
+def test_an_optimizer_of_transformers_is_made_again_from_a_checkpoint(headset):
+    from transformers.optimization import Adafactor
+
+    made = make_optimizer(parameter_groups(headset), lambda groups: Adafactor(groups, lr=0.2, relative_step=False))
+    again = make_optimizer(parameter_groups(headset), optimizer_spec(made))
+    assert isinstance(again, Adafactor) and again.defaults == made.defaults
+    with pytest.raises(HeadsetError, match=r"other\.Sgd, which is not imported from a file"):
+        make_optimizer(parameter_groups(headset), {"class_path": "other.Sgd", "init_args": {}})
 
 
 def test_an_optimizer_that_takes_no_groups_is_a_clear_error(headset):
