@@ -30,11 +30,12 @@ def cross_entropy(
     logits = logits.float()
     if not gamma:
         labels = labels.float() if labels.is_floating_point() else labels
-        how = {"ignore_index": IGNORE, "label_smoothing": smoothing}
         if weights is None or labels.is_floating_point():
-            return F.cross_entropy(logits, labels, weights, **how)
-        each = _row_weights(labels, weights)
-        return F.cross_entropy(logits, labels, weights, reduction="sum", **how) / each.sum().clamp(min=TINY)
+            return F.cross_entropy(logits, labels, weights, ignore_index=IGNORE, label_smoothing=smoothing)
+        total = F.cross_entropy(
+            logits, labels, weights, ignore_index=IGNORE, label_smoothing=smoothing, reduction="sum"
+        )
+        return total / _row_weights(labels, weights).sum().clamp(min=TINY)
     rows = F.nll_loss(logits.log_softmax(-1), labels, ignore_index=IGNORE, reduction="none")  # -log(p), 0 without label
     # A probability of 1 has no gradient, also where gamma is below 1.
     wrong = (-torch.expm1(-rows)).clamp(min=torch.finfo(rows.dtype).eps)
