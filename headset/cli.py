@@ -24,6 +24,7 @@ from headset.checkpoint import read_hparams
 from headset.data import TextData
 from headset.module import LitHeadset
 from headset.parser import HeadsetParser
+from headset.source_settings import whole_sources
 from headset.writer import PredictionWriter
 
 __all__ = ["HeadsetCLI", "run"]
@@ -128,6 +129,7 @@ class HeadsetCLI(LightningCLI):
         if known.ckpt_path and not (command == "fit" and known.config):
             settings = _settings(read_hparams(known.ckpt_path), command, trusted=known.trust_heads == "true")
             rest = ["--config", json.dumps(settings), *rest]
+        rest = whole_sources(rest, lambda others: parser.parse_args([command, *others])[command].data.sources)
         self.config = parser.parse_args([command, *rest])
 
     def _parse_ckpt_path(self) -> None:

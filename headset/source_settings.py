@@ -1,16 +1,21 @@
 """The settings of each source of data: one is given at the top level, several in ``data.sources``."""
 
+import contextlib
+import json
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+
+import yaml
 
 from backbones.errors import HeadsetError, invalid_choice
 from headset.checks import check_settings
 from headset.labels import Labels
 from headset.readers import Source
 
-__all__ = ["SourceSettings", "plain", "predict_settings", "source_settings"]
+__all__ = ["SourceSettings", "plain", "predict_settings", "source_settings", "whole_sources"]
 
 # How a row is read, which prediction has to do as training did.
 READING = ("text", "image", "audio", "choices", "max_length", "max_seconds", "stride", "max_windows", "conll_columns")
@@ -132,6 +137,44 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def whole_sources(arguments: Sequence[str], parse: Callable[[list[str]], Any]) -> list[str]:
+    """A command line with whole sources in place of single settings of them.
+
+    The parser would take ``--data.sources.NAME.test FILE`` for all that the source has.
+
+    Args:
+        arguments: The arguments of a command.
+        parse: What gives ``data.sources`` by the other arguments.
+    """
+    changes: list[tuple[str, list[str], str]] = []
+    others = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        found = re.fullmatch(r"--data\.sources\.([^.=]+)\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if found:
+            changes.append((found[1], found[2].split("."), next(remaining, "") if found[3] is None else found[3]))
+        else:
+            others.append(argument)
+    if not changes:
+        return others
+    sources = dict(parse([argument for argument in others if not argument.startswith("--print_config")]) or {})
+    for name, keys, text in changes:
+        value: Any = text
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.safe_load(text)
+        sources[name] = _changed(sources.get(name), keys, value)
+    changed = dict.fromkeys(name for name, *_ in changes)
+    return others + [part for name in changed for part in (f"--data.sources.{name}", json.dumps(sources[name]))]
+
+
+def _changed(settings: Any, keys: Sequence[str], value: Any) -> Any:
+    """Settings with another value below some keys."""
+    if not keys:
+        return value
+    given = settings if isinstance(settings, Mapping) else {}
+    return {**given, keys[0]: _changed(given.get(keys[0]), keys[1:], value)}
 
 
 def _check_kind(setting: str, value: Any, kinds: tuple[type, ...]) -> None:
