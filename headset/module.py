@@ -285,11 +285,14 @@ class LitHeadset(LightningModule):
         settings = self.hparams
         patterns = [ParameterGroup(**group) for group in settings["parameter_groups"]]
         groups = parameter_groups(self, settings["head_learning_rate"], settings["layer_decay"], patterns)
+        # Lightning does not clip gradients for a fused optimizer in mixed precision.
+        clips_mixed = "mixed" in str(self.trainer.precision) and self.trainer.gradient_clip_val
         optimizer = make_optimizer(
             groups,
             self.optimizer or settings["optimizer"],
             learning_rate=settings["learning_rate"],
             weight_decay=settings["weight_decay"],
+            fused=not clips_mixed,
         )
         if self._resumed is not None:
             self._resumed.check(optimizer)

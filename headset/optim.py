@@ -33,6 +33,7 @@ def make_optimizer(
     optimizer: MakeOptimizer | dict[str, Any] | None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
+    fused: bool = False,
 ) -> Optimizer:
     """The optimizer of a run: AdamW, unless another is given with settings of its own.
 
@@ -41,6 +42,7 @@ def make_optimizer(
         optimizer: Takes parameter groups and gives an optimizer; or what `optimizer_spec` wrote.
         learning_rate: Of AdamW; 5e-5 if not given.
         weight_decay: Of AdamW; 0.01 if not given.
+        fused: Whether AdamW updates all weights in one kernel, as transformers' Trainer has it.
 
     Raises:
         HeadsetError: Nothing is trainable, the optimizer refuses the groups or has no learning rate for them, or an
@@ -53,7 +55,8 @@ def make_optimizer(
     groups = [{key: value for key, value in group.items() if key != "scale"} for group in groups]
     if optimizer is None:
         rate = 5e-5 if learning_rate is None else learning_rate
-        made: Optimizer = AdamW(groups, lr=rate, weight_decay=0.01 if weight_decay is None else weight_decay)
+        decay = 0.01 if weight_decay is None else weight_decay
+        made: Optimizer = AdamW(groups, lr=rate, weight_decay=decay, fused=fused or None)
     else:
         make = _from_spec(optimizer) if isinstance(optimizer, dict) else optimizer
         try:

@@ -15,6 +15,9 @@ from backbones.freezing import parameter_depths, transformer_layers
 
 __all__ = ["ParameterGroup", "check_groups", "parameter_groups"]
 
+# Learned weights of losses start at 0 as logarithms, and would not move at the rate of a backbone that is fine-tuned.
+LOSS_WEIGHTS_RATE = 0.01
+
 
 @dataclass(frozen=True)
 class ParameterGroup:
@@ -75,8 +78,8 @@ def parameter_groups(
         patterns: Parameters with settings of their own.
 
     Returns:
-        Groups with ``params``; ``lr`` where the rate is given here; ``scale``, by which the optimizer's own rate is to
-        be multiplied; ``weight_decay`` where it is not that of the optimizer.
+        Groups with ``params``; ``lr`` where the rate is given here, and for learned weights of losses; ``scale``, by
+        which the optimizer's own rate is to be multiplied; ``weight_decay`` where it is not that of the optimizer.
 
     Raises:
         HeadsetError: A pattern fits no parameter that trains, or two patterns fit the same one.
@@ -90,7 +93,7 @@ def parameter_groups(
     for name, parameter in names.items():
         if not parameter.requires_grad:
             continue
-        rate, decay = _head_rate(name, head_learning_rate), None
+        rate, decay = _own_rate(name, head_learning_rate), None
         if name in owned:
             group = patterns[owned[name]]
             rate = rate if group.learning_rate is None else group.learning_rate
@@ -108,8 +111,10 @@ def _check_number(what: str, value: float | None) -> None:
         raise HeadsetError(f"Invalid {what}: {value}. Give a number of at least 0.")
 
 
-def _head_rate(name: str, rates: float | Mapping[str, float] | None) -> float | None:
+def _own_rate(name: str, rates: float | Mapping[str, float] | None) -> float | None:
     section, _, rest = name.partition(".")
+    if section == "loss_weights":
+        return LOSS_WEIGHTS_RATE
     if section != "heads":
         return None
     return rates.get(rest.partition(".")[0]) if isinstance(rates, Mapping) else rates

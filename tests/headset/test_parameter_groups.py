@@ -15,6 +15,7 @@ from transformers.trainer import Trainer
 from backbones import Backbone, HeadsetError
 from heads import Pooling, SequenceClassification
 from headset import Headset
+from headset.balancing import Uncertainty
 from headset.optim import make_optimizer, optimizer_spec
 from headset.parameter_groups import ParameterGroup, check_groups, parameter_groups
 
@@ -94,6 +95,15 @@ def test_rates_of_heads_and_patterns(headset):
     assert settings("heads.topic.scorer.task.classifier.weight") == (0.1, 0.05)
     [vector] = [name for name in by_name if name.startswith("heads.vector.") and name.endswith("weight")]
     assert settings(vector) == (1e-2, 0.05)
+
+
+def test_learned_weights_of_losses_move_faster_than_a_backbone_and_do_not_decay(headset):
+    module = torch.nn.ModuleDict({"headset": headset, "loss_weights": Uncertainty(headset.heads)})
+    groups = named(module, make_optimizer(parameter_groups(module), None, learning_rate=1e-4).param_groups)
+    for name in headset.heads:
+        group = groups[f"loss_weights.log_variances.{name}"]
+        assert (group["lr"], group["weight_decay"]) == (0.01, 0.0)
+    assert groups["headset.heads.vector.dense.weight"]["lr"] == 1e-4
 
 
 def test_scales_and_rates_with_another_optimizer(headset):
