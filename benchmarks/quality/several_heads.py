@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.quality.costs import measure
 from benchmarks.quality.scores import score
-from benchmarks.quality.systems import DEFAULT, configuration, fit
+from benchmarks.quality.systems import BETTER, DEFAULT, configuration, fit
 from benchmarks.quality.systems import run as run_single
 from benchmarks.quality.systems import settings_of as single_settings
 from benchmarks.quality.tasks import DATA, TASKS, Task, read_split
@@ -19,15 +19,16 @@ NAME = "several heads"
 HEADS: dict[str, Task] = {
     "intensity": TASKS["regression"],
     "source": replace(
-        TASKS["regression"], name="source", kind="sequence", label="source", head="SequenceClassification"
+        TASKS["regression"],
+        name="source",
+        kind="sequence",
+        label="source",
+        head=TASKS["sequence"].head,
+        better_head=TASKS["sequence"].better_head,
     ),
     "attack": TASKS["sequence"],
 }
-# How the three losses are weighed in one run: settings under `model`.
-TOGETHER: dict[str, dict[str, Any]] = {
-    "together": {},
-    "together, loss_weights: {intensity: 0.25}": {"loss_weights": {"intensity": 0.25}},
-}
+TOGETHER = {"together": DEFAULT, "together, better options": BETTER}
 SINGLE = {"intensity": ("regression", DEFAULT), "attack": ("sequence", DEFAULT)}  # runs that are made already
 COSTS = "costs"
 RUNS = ("source", *TOGETHER, COSTS)
@@ -38,7 +39,7 @@ def settings_of(name: str) -> dict[str, Any]:
     """All that the scores of a run depend on, besides the seed and the versions."""
     if name == "source":
         return single_settings(HEADS[name], DEFAULT)
-    return {"heads": {head: single_settings(task, DEFAULT) for head, task in HEADS.items()}, **TOGETHER.get(name, {})}
+    return {head: single_settings(task, TOGETHER.get(name, DEFAULT)) for head, task in HEADS.items()}
 
 
 def run(name: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -58,16 +59,16 @@ def run(name: str, seed: int, folder: Path) -> dict[str, Any]:
     if name == COSTS:
         scores: dict[str, Any] = measure(HEADS, seed)
     else:
-        scores = train_together(TOGETHER[name], seed, folder)
+        scores = train_together(seed, folder, better=TOGETHER[name] == BETTER)
     return {"scores": scores, "settings": settings_of(name), "seconds": round(time.process_time() - start, 2)}
 
 
-def together(model: dict[str, Any], seed: int) -> dict[str, Any]:
+def together(seed: int, better: bool = False) -> dict[str, Any]:
     """What ``headset fit`` takes for three heads on two tables.
 
     Args:
-        model: Settings under ``model``, besides the heads.
         seed: Of the run and of the order of the rows.
+        better: Whether the heads and the run have the better options.
     """
     sources: dict[str, dict[str, Any]] = {}
     for head, task in HEADS.items():
@@ -75,18 +76,19 @@ def together(model: dict[str, Any], seed: int) -> dict[str, Any]:
         source = sources.setdefault(task.source, {"train": file, "text": task.text[0], "labels": {}})
         source["labels"][head] = task.label
     settings = configuration(TASKS["regression"], "", {"heads": {}}, seed)
-    settings["model"] |= {"heads": {head: task.head for head, task in HEADS.items()}, **model}
+    heads = {head: task.better_head if better else task.head for head, task in HEADS.items()}
+    settings["model"] |= {"heads": heads, **(TASKS["regression"].better_model if better else {})}
     data = {name: value for name, value in settings["data"].items() if name not in ("train", "text", "labels")}
     return settings | {"data": {"sources": sources, **data}}
 
 
-def train_together(model: dict[str, Any], seed: int, folder: Path, split: str = "test") -> dict[str, Any]:
+def train_together(seed: int, folder: Path, better: bool = False, split: str = "test") -> dict[str, Any]:
     """Train all heads in one run, and measure each on its own test split."""
     from headset import Headset
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    trained = Headset.from_checkpoint(fit(together(model, seed), folder))
+    trained = Headset.from_checkpoint(fit(together(seed, better), folder))
     scores = {}
     for head, task in HEADS.items():
         rows = read_split(task, split)

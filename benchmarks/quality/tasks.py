@@ -85,6 +85,7 @@ TASKS = {
             learning_rate=1e-4,
             head="SequenceClassification",
             better_head=_classification(pooling="mean"),
+            better_model={"head_learning_rate": 5e-3},
         ),
         Task(
             name="token",
@@ -99,6 +100,7 @@ TASKS = {
             learning_rate=3e-4,
             head="TokenClassification",
             better_head="TokenClassification",
+            better_model={"head_learning_rate": 3e-3},
         ),
         Task(
             name="regression",
@@ -113,6 +115,7 @@ TASKS = {
             learning_rate=1e-4,
             head=_classification(problem_type="regression"),
             better_head=_classification(problem_type="regression", pooling="mean"),
+            better_model={"head_learning_rate": 5e-3},
         ),
         Task(
             name="pair",
@@ -126,7 +129,7 @@ TASKS = {
             epochs=2,
             learning_rate=5e-5,
             head="Pooling",
-            better_head="Pooling",
+            better_head={"class_path": "Pooling", "init_args": {"temperature": 0.02}},
         ),
     )
 }

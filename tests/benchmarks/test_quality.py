@@ -144,3 +144,18 @@ def test_costs_are_shares(tiny_bert, monkeypatch):
     tasks = {name: dataclasses.replace(task, model=str(tiny_bert)) for name, task in several_heads.HEADS.items()}
     found = costs.measure(tasks, seed=0)
     assert 0.1 < found["prediction"] < 1.0 and 0.1 < found["training"] < 1.2
+
+
+def test_three_heads_learn_in_one_run_from_two_tables(tiny_bert, tmp_path, monkeypatch):
+    tasks = {
+        name: dataclasses.replace(task, model=str(tiny_bert), rows=16) for name, task in several_heads.HEADS.items()
+    }
+    settings = several_heads.together
+    monkeypatch.setattr(several_heads, "HEADS", tasks)
+    short = lambda *args: settings(*args) | {"trainer": settings(*args)["trainer"] | {"max_steps": 3}}  # noqa: E731
+    monkeypatch.setattr(several_heads, "together", short)
+    monkeypatch.setitem(several_heads.TASKS, "regression", tasks["intensity"])
+    for better in (False, True):
+        scores = several_heads.train_together(1, tmp_path / "run", better, "validation")
+        assert list(scores["intensity"]) == list(METRICS["regression"])
+        assert 0 < scores["source"]["accuracy"] < 1 and 0 < scores["attack"]["accuracy"] < 1
