@@ -15,7 +15,13 @@ __all__ = ["merge", "merged"]
 BACKBONE = f"{PREFIX}backbone."
 BY_HEAD = ("heads", "labels", "states")
 # What is of one run alone, and is not for the next.
-SETTINGS = {"loss_weights": {}, "detached_heads": [], "frozen_heads": [], "new_heads": [], "distillation": None}
+SETTINGS: dict[str, Any] = {
+    "loss_weights": {},
+    "detached_heads": [],
+    "frozen_heads": [],
+    "new_heads": [],
+    "distillation": None,
+}
 KEPT = ("pytorch-lightning_version", "epoch", "global_step", "datamodule_hparams_name", "datamodule_hyper_parameters")
 
 
