@@ -1,5 +1,6 @@
 """Heads of several runs on one backbone: checkpoints whose backbones are the same become one."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,5 +107,15 @@ def _check_backbone(first: str, mine: Mapping[str, Any], path: str, other: Mappi
             )
     files = [content["hyper_parameters"].get("processor") or {} for content in (mine, other)]
     for name in sorted(files[0].keys() | files[1].keys()):
-        if files[0].get(name) != files[1].get(name):
+        if name not in files[0] or name not in files[1] or _lasting(files[0][name]) != _lasting(files[1][name]):
             raise HeadsetError(f"{first} and {path} have different tokenizers or processors: {name} is not the same.")
+
+
+def _lasting(content: bytes) -> Any:
+    """What a file of a processor says, but how the last batch was cut and padded, which tokenizers write along."""
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return content
+    passing = ("truncation", "padding")
+    return {key: its for key, its in value.items() if key not in passing} if isinstance(value, dict) else value
