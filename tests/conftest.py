@@ -29,6 +29,19 @@ ROWS = [
 ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def the_same_on_every_processor():
+    """Quantised layers as bitsandbytes computes them everywhere.
+
+    On some processors it packs them for a kernel in bfloat16, which fails on layers narrower than 64.
+    """
+    import bitsandbytes.nn.modules
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a WordPiece tokenizer whose words, letters and digits are its whole vocabulary."""
