@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 
-from benchmarks.quality import __main__ as benchmark
+from benchmarks.quality import runs as benchmark
 from benchmarks.quality import several_heads
 from benchmarks.quality.report import compare, report, spread, table
 from benchmarks.quality.scores import METRICS, pool_of, retrieval, score
@@ -108,12 +110,14 @@ def test_runs_are_by_seed_and_what_draws_nothing_runs_once():
 
 
 def test_a_result_of_other_settings_is_made_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "RUNS", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    benchmark.RUNS.mkdir(parents=True)
     job = ("sequence", LINEAR, 1)
     assert benchmark.result_of(job) is None
-    benchmark._run(job)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=benchmark.prepare) as pool:
+        pool.submit(benchmark.run_job, job).result()
     assert benchmark.result_of(job)["scores"]["accuracy"] > 0.8
-    [file] = tmp_path.iterdir()
+    [file] = benchmark.RUNS.iterdir()
     result = json.loads(file.read_text())
     file.write_text(json.dumps(result | {"settings": result["settings"] | {"rows": 7}}))
     assert benchmark.result_of(job) is None
