@@ -17,7 +17,7 @@ from backbones import Backbone
 from heads import Head, HeadContext, HeadOutput
 from heads.native import NativeModel
 from heads.outputs import logits_of
-from heads.registry import list_heads, load_head_class, make_head
+from heads.registry import load_head_class, make_head
 from headset import Headset
 from headset.checkpoint import build_headset, describe
 from tests.sweep.architectures import Pair, tiny_config
@@ -74,9 +74,10 @@ def compare(pair: Pair, backbone: Backbone, labels: tuple[str, ...] | None = ("x
 
 
 def head_for(auto_class: str) -> Head:
-    """The built-in head for a task."""
-    heads = (load_head_class(name)() for name in list_heads())
-    return next(head for head in heads if head.auto_class == auto_class)
+    """The built-in head for a task: the one of its name."""
+    head = load_head_class(auto_class.removeprefix("AutoModelFor"))()
+    assert head.auto_class == auto_class
+    return head
 
 
 def out(native: NativeModel, backbone: Backbone) -> PreTrainedModel:
