@@ -1,12 +1,12 @@
 """A DataLoader that a resumed run goes on with in the middle of an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-__all__ = ["ResumableLoader"]
+__all__ = ["ResumableLoader", "position"]
 
 
 class _Rest:
@@ -49,3 +49,15 @@ class ResumableLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing."""
+
+
+def position(loop: Mapping[str, Any]) -> tuple[int, int]:
+    """The epoch in which a resumed run goes on, and how many of its batches are done, from the state of a fit loop.
+
+    A checkpoint after the last batch of an epoch is of the next one.
+    """
+    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+    finished: int = epochs["processed"]
+    if batches["is_last_batch"]:
+        return finished + 1 if finished < epochs["ready"] else finished, 0
+    return finished, batches["current"]["processed"]

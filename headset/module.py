@@ -3,22 +3,21 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
-from backbones.errors import HeadsetError, invalid_choice
+from backbones.errors import HeadsetError
 from backbones.freezing import reinitialize_layers
 from backbones.loading import limit_length, load_config
-from heads.base import Head, HeadOutput
+from heads.base import Head
 from heads.label_counts import LabelCounts
 from headset.averaging import WholeNumbers
 from headset.balancing import make_loss_weights
@@ -31,8 +30,9 @@ from headset.checkpoint import (
 )
 from headset.data import TextData
 from headset.distillation import Teacher
-from headset.joint_loss import JointLoss, combined
+from headset.joint_loss import JointLoss
 from headset.labels import other_labels
+from headset.loader import position
 from headset.measures import Measures
 from headset.model import Headset
 from headset.monitors import MetricSchedules, MonitorCheck
@@ -42,17 +42,15 @@ from headset.processors import Processor, load_processor, processor_files, proce
 from headset.record import record
 from headset.schedules import schedule_config
 from headset.settings import check_settings
+from headset.stages import STAGES, Stages
 from headset.start import Start
 from headset.stored import find_stored_heads, load_stored_head
 from headset.tuning import Tuning
 
 __all__ = ["LitHeadset"]
 
-STAGES = ("val", "test")
-Batch = Mapping[str, Any]
 
-
-class LitHeadset(LightningModule):
+class LitHeadset(Stages):
     """A headset in Lightning.
 
     It makes nothing in ``__init__``: the label sets come from the data at the first ``setup``, and the modules in
@@ -304,22 +302,6 @@ class LitHeadset(LightningModule):
         """As Lightning does; that it is here lets schedules through which are of no class of torch's."""
         super().lr_scheduler_step(scheduler, metric)
 
-    def forward(self, batch: Mapping[str, Any]) -> dict[str, HeadOutput]:
-        """The answers of all heads for a batch."""
-        outputs: dict[str, HeadOutput] = self.built(batch)
-        return outputs
-
-    @property
-    def built(self) -> Headset:
-        """The headset.
-
-        Raises:
-            HeadsetError: It is not made yet.
-        """
-        if self.headset is None:
-            raise HeadsetError("The headset is not made yet: Lightning does it in setup, configure_model() by hand.")
-        return self.headset
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Start the ``new_heads`` anew, and with them the optimizer, whose state is of the old ones.
 
@@ -328,7 +310,7 @@ class LitHeadset(LightningModule):
         """
         if "loops" in checkpoint and isinstance(self.trainer.datamodule, TextData):  # type: ignore[attr-defined]
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            data.epoch, data.done = _position(checkpoint["loops"]["fit_loop"])
+            data.epoch, data.done = position(checkpoint["loops"]["fit_loop"])
         hparams = checkpoint["hyper_parameters"]
         self._seed = hparams["seed"]
         for name in self.heads.keys() - set(self.hparams["new_heads"]):
@@ -364,95 +346,6 @@ class LitHeadset(LightningModule):
             self.teacher = Teacher(self.hparams["distillation"], self.built)
         self._seed = self._seed or torch.initial_seed() % 2**31
 
-    def on_train_start(self) -> None:
-        """Check that heads that choose something on validation have one."""
-        self.tuning.check(sum(self.trainer.num_val_batches) > 0)
-
-    def on_validation_start(self) -> None:
-        """Say which heads are new, unless training has said so."""
-        if self.trainer.state.fn == TrainerFn.VALIDATING:
-            self.report_states()
-
-    def on_test_start(self) -> None:
-        """Say which heads are new."""
-        self.report_states()
-
-    def report_states(self) -> None:
-        """Say of each head whether it is newly initialised, loaded or trained, and what its labels are."""
-        for name, state in self.built.states.items():
-            labels = self.labels[name]
-            size = (
-                f", {len(labels)} labels: {', '.join(labels[:5])}{', …' if len(labels) > 5 else ''}" if labels else ""
-            )
-            words = {"new": "newly initialised", "loaded": "loaded from the backbone's checkpoint"}
-            rank_zero_info(f"head {name}: {words.get(state, state)}{size}")
-
-    def on_predict_start(self) -> None:
-        """Say which heads are new, and refuse to predict with them, unless ``allow_untrained`` is set."""
-        self.report_states()
-        if not self.allow_untrained:
-            self.built.check_trained(list(self.predicted_heads))
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed dropout by epoch, batch and process, so that a resumed run draws what an uninterrupted one draws."""
-        mixed = (self._seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx
-        torch.manual_seed((mixed * 1_009 + self.global_rank) % 2**63)
-
-    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
-        """The weighted sum of the heads' losses; the batch may be several, whose losses then count together."""
-        total, everywhere, means = self.joint_loss(combined(self._losses(part) for part in _parts(batch)))
-        logged = {"train/loss": everywhere} | {f"train/{name}/loss": loss for name, loss in means.items()}
-        self.log_dict(logged, prog_bar=True, batch_size=1)
-        if self.loss_weights.learned:
-            weights = {name: torch.as_tensor(self.loss_weights.weight(name)).detach() for name in means}
-            self.log_dict({f"train/{name}/weight": weight for name, weight in weights.items()}, batch_size=1)
-        return total
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Keep the weights of idle heads from moving by decay or momentum."""
-        self.joint_loss.drop_idle()
-
-    def validation_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:
-        """Losses and metrics."""
-        for part in _parts(batch):
-            self._losses(part, "val")
-
-    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """After the last batch in training: thresholds and temperatures are chosen."""
-        counts = self.trainer.num_val_batches
-        if self._tunes and (dataloader_idx + 1, batch_idx + 1) == (len(counts), counts[-1]):
-            self.tuning.choose()
-
-    def test_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:
-        """Losses and metrics."""
-        for part in _parts(batch):
-            self._losses(part, "test")
-
-    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, list[dict[str, Any]]]:
-        """What a user reads: for each head one dictionary a row."""
-        outputs: dict[str, HeadOutput] = self.built(batch, list(self.predicted_heads))
-        return {name: self.heads[name].predict(output) for name, output in outputs.items()}
-
-    def predict_only(self, names: Sequence[str]) -> None:
-        """Have `predict_step` run some heads alone.
-
-        Raises:
-            HeadsetError: One of them does not exist.
-        """
-        for name in names:
-            if name not in self.heads:
-                raise invalid_choice("head", name, self.heads)
-        self.predicted_heads = {name: self.heads[name] for name in names}
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics of validation, with the thresholds and temperatures that it gives in training."""
-        self.tuning.finish(self._measures("val").of)
-        self._log_measures("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test."""
-        self._log_measures("test")
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""
         self.built.run = record(self, self.built.run)
@@ -463,52 +356,6 @@ class LitHeadset(LightningModule):
             settings["optimizer"] = optimizer_spec(self.trainer.optimizers[0])
         checkpoint["hyper_parameters"] = {**checkpoint["hyper_parameters"], **described, **settings}
 
-    def _losses(self, batch: Batch, stage: str | None = None) -> dict[str, Any]:
-        """The loss of each head that a batch is for, and its size; measured, where there is a stage to measure."""
-        headset = self.built
-        batches, labels = headset.prepare(batch)
-        outputs = headset.answer(batches)
-        losses, sizes = headset.losses(outputs, labels), headset.loss_sizes(outputs, labels)
-        if stage is None and self.teacher is not None:
-            losses = self.teacher.losses(batches, outputs, labels, losses)
-        if stage is not None:
-            for name, output in outputs.items():
-                inputs = self.heads[name].metric_inputs(output, labels[name])
-                self._measures(stage).update(name, losses[name], sizes[name], inputs)
-                if self._tunes:
-                    self.tuning.keep(name, output, labels[name])
-        return {name: (loss, sizes[name]) for name, loss in losses.items()}
-
-    @property
-    def _tunes(self) -> bool:
-        """Whether what is evaluated now is the validation of training."""
-        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-
-    def _log_measures(self, stage: str) -> None:
-        values = self._measures(stage).compute(self.loss_weights.given_weight, every=self.trainer.sanity_checking)
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=True)
-
-    def _measures(self, stage: str) -> Measures:
-        measures = self.measures[stage]
-        assert isinstance(measures, Measures)
-        return measures
-
 
 def _plain(heads: Mapping[str, Head], labels: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"heads": {name: head.spec() for name, head in heads.items()}, "labels": labels or {}}
-
-
-def _parts(batch: Batch | list[Batch]) -> list[Batch]:
-    return batch if isinstance(batch, list) else [batch]
-
-
-def _position(loop: Mapping[str, Any]) -> tuple[int, int]:
-    """The epoch in which a resumed run goes on, and how many of its batches are done.
-
-    A checkpoint after the last batch of an epoch is of the next one.
-    """
-    epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
-    finished: int = epochs["processed"]
-    if batches["is_last_batch"]:
-        return finished + 1 if finished < epochs["ready"] else finished, 0
-    return finished, batches["current"]["processed"]

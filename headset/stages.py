@@ -1,0 +1,178 @@
+"""What a headset does in the stages of a run: it learns, is measured, and predicts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from backbones.errors import HeadsetError, invalid_choice
+from heads.base import Head, HeadOutput
+from headset.balancing import LossWeights
+from headset.distillation import Teacher
+from headset.joint_loss import JointLoss, combined
+from headset.measures import Measures
+from headset.model import Headset
+from headset.tuning import Tuning
+
+__all__ = ["STAGES", "Stages"]
+
+STAGES = ("val", "test")
+Batch = Mapping[str, Any]
+
+
+class Stages(LightningModule):
+    """The steps of `LitHeadset`, which makes, restores and saves what they use."""
+
+    heads: dict[str, Head]
+    headset: Headset | None
+    loss_weights: LossWeights
+    joint_loss: JointLoss
+    measures: nn.ModuleDict
+    tuning: Tuning
+    teacher: Teacher | None
+    predicted_heads: dict[str, Head]
+    allow_untrained: bool
+    _seed: int
+
+    @property
+    def built(self) -> Headset:
+        """The headset.
+
+        Raises:
+            HeadsetError: It is not made yet.
+        """
+        if self.headset is None:
+            raise HeadsetError("The headset is not made yet: Lightning does it in setup, configure_model() by hand.")
+        return self.headset
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, HeadOutput]:
+        """The answers of all heads for a batch."""
+        outputs: dict[str, HeadOutput] = self.built(batch)
+        return outputs
+
+    def report_states(self) -> None:
+        """Say of each head whether it is newly initialised, loaded or trained, and what its labels are."""
+        for name, state in self.built.states.items():
+            labels = self.built.labels[name]
+            size = (
+                f", {len(labels)} labels: {', '.join(labels[:5])}{', …' if len(labels) > 5 else ''}" if labels else ""
+            )
+            words = {"new": "newly initialised", "loaded": "loaded from the backbone's checkpoint"}
+            rank_zero_info(f"head {name}: {words.get(state, state)}{size}")
+
+    def on_train_start(self) -> None:
+        """Check that heads that choose something on validation have one."""
+        self.tuning.check(sum(self.trainer.num_val_batches) > 0)
+
+    def on_validation_start(self) -> None:
+        """Say which heads are new, unless training has said so."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self.report_states()
+
+    def on_test_start(self) -> None:
+        """Say which heads are new."""
+        self.report_states()
+
+    def on_predict_start(self) -> None:
+        """Say which heads are new, and refuse to predict with them, unless ``allow_untrained`` is set."""
+        self.report_states()
+        if not self.allow_untrained:
+            self.built.check_trained(list(self.predicted_heads))
+
+    def predict_only(self, names: Sequence[str]) -> None:
+        """Have `predict_step` run some heads alone.
+
+        Raises:
+            HeadsetError: One of them does not exist.
+        """
+        for name in names:
+            if name not in self.heads:
+                raise invalid_choice("head", name, self.heads)
+        self.predicted_heads = {name: self.heads[name] for name in names}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed dropout by epoch, batch and process, so that a resumed run draws what an uninterrupted one draws."""
+        mixed = (self._seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx
+        torch.manual_seed((mixed * 1_009 + self.global_rank) % 2**63)
+
+    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
+        """The weighted sum of the heads' losses; the batch may be several, whose losses then count together."""
+        total, everywhere, means = self.joint_loss(combined(self._losses(part) for part in _parts(batch)))
+        logged = {"train/loss": everywhere} | {f"train/{name}/loss": loss for name, loss in means.items()}
+        self.log_dict(logged, prog_bar=True, batch_size=1)
+        if self.loss_weights.learned:
+            weights = {name: torch.as_tensor(self.loss_weights.weight(name)).detach() for name in means}
+            self.log_dict({f"train/{name}/weight": weight for name, weight in weights.items()}, batch_size=1)
+        return total
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Keep the weights of idle heads from moving by decay or momentum."""
+        self.joint_loss.drop_idle()
+
+    def validation_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:
+        """Losses and metrics."""
+        for part in _parts(batch):
+            self._losses(part, "val")
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """After the last batch in training: thresholds and temperatures are chosen."""
+        counts = self.trainer.num_val_batches
+        if self._tunes and (dataloader_idx + 1, batch_idx + 1) == (len(counts), counts[-1]):
+            self.tuning.choose()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of validation, with the thresholds and temperatures that it gives in training."""
+        self.tuning.finish(self._measures("val").of)
+        self._log_measures("val")
+
+    def test_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:
+        """Losses and metrics."""
+        for part in _parts(batch):
+            self._losses(part, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test."""
+        self._log_measures("test")
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, list[dict[str, Any]]]:
+        """What a user reads: for each head one dictionary a row."""
+        outputs: dict[str, HeadOutput] = self.built(batch, list(self.predicted_heads))
+        return {name: self.heads[name].predict(output) for name, output in outputs.items()}
+
+    def _losses(self, batch: Batch, stage: str | None = None) -> dict[str, Any]:
+        """The loss of each head that a batch is for, and its size; measured, where there is a stage to measure."""
+        headset = self.built
+        batches, labels = headset.prepare(batch)
+        outputs = headset.answer(batches)
+        losses, sizes = headset.losses(outputs, labels), headset.loss_sizes(outputs, labels)
+        if stage is None and self.teacher is not None:
+            losses = self.teacher.losses(batches, outputs, labels, losses)
+        if stage is not None:
+            for name, output in outputs.items():
+                inputs = self.heads[name].metric_inputs(output, labels[name])
+                self._measures(stage).update(name, losses[name], sizes[name], inputs)
+                if self._tunes:
+                    self.tuning.keep(name, output, labels[name])
+        return {name: (loss, sizes[name]) for name, loss in losses.items()}
+
+    @property
+    def _tunes(self) -> bool:
+        """Whether what is evaluated now is the validation of training."""
+        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+
+    def _log_measures(self, stage: str) -> None:
+        values = self._measures(stage).compute(self.loss_weights.given_weight, every=self.trainer.sanity_checking)
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=True)
+
+    def _measures(self, stage: str) -> Measures:
+        measures = self.measures[stage]
+        assert isinstance(measures, Measures)
+        return measures
+
+
+def _parts(batch: Batch | list[Batch]) -> list[Batch]:
+    return batch if isinstance(batch, list) else [batch]
