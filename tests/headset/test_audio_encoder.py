@@ -105,7 +105,7 @@ def test_folders_of_splits_and_without_labels(extractor, folder, sound):
     )
     for stage in ("fit", "test", "predict"):
         data.setup(stage)
-    assert {split: len(rows) for split, rows in data.datasets.items()} == {"train": 2, "test": 2, "predict": 3}
+    assert {split: len(data.datasets[split][""]) for split in data.datasets} == {"train": 2, "test": 2, "predict": 3}
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
