@@ -35,6 +35,8 @@ IRRELEVANT = (
     "Couldn't infer the batch indices",
     "You're using the WeightAveraging callback with a model that overrides the configure_model",
     "The dirpath has changed",
+    "Total length of `list` across ranks is zero",
+    "It is recommended to use `self.log",  # metrics are over all processes already
 )
 
 

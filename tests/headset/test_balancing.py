@@ -40,14 +40,14 @@ def test_a_head_that_no_process_has_leaves_its_uncertainty_alone():
 
 
 def reference(weights, first, slopes, losses, alpha, rate):
-    """A step of GradNorm as the paper has it (algorithm 1), by autograd, with distances relative to the mean norm."""
-    weights = weights.clone().requires_grad_()
-    norms = torch.stack([(weight * slope).norm() for weight, slope in zip(weights, slopes, strict=True)])
+    """A step of GradNorm (algorithm 1 of the paper) by autograd: in logarithms, distances relative to the mean norm."""
+    logs = weights.log().requires_grad_()
+    norms = torch.stack([(weight * slope).norm() for weight, slope in zip(logs.exp(), slopes, strict=True)])
     mean = norms.mean().detach()
     left = losses / first
     wanted = mean * (left / left.mean()) ** alpha
     ((norms - wanted).abs().sum() / mean).backward()
-    moved = (weights - rate * weights.grad).detach()
+    moved = (logs - rate * logs.grad).detach().exp()
     return moved * len(moved) / moved.sum()
 
 
@@ -69,6 +69,20 @@ def test_gradnorm_is_its_algorithm(monkeypatch):
         weights.learn(dict(zip(names, losses, strict=True)), dict(zip(names, means, strict=True)), None)
         assert torch.allclose(weights.weights, expected, atol=1e-6), step
     assert not torch.allclose(expected, torch.ones(3), atol=0.05)
+
+
+def test_gradnorm_settles_where_gradients_are_very_unlike(monkeypatch):
+    shared = torch.nn.Parameter(torch.ones(2, 2))
+    monkeypatch.setattr(balancing, "last_shared_weight", lambda backbone: shared)
+    weights, seen = GradNorm(["loud", *"abcdef"]), []
+    for _ in range(300):
+        losses = {name: shared.sum() * (200.0 if name == "loud" else 1.0) for name in weights.names}
+        weights.learn(losses, {name: loss.detach() for name, loss in losses.items()}, None)
+        seen.append(weights.weights.clone())
+    changes = (torch.stack(seen[1:]) / torch.stack(seen[:-1])).log().abs()
+    assert changes.max() < 0.2  # no head is switched on and off
+    norms = seen[-1] * torch.tensor([200.0, *[1.0] * 6])
+    assert norms[0] / norms.mean() < 2 and seen[0][0] > 0.8
 
 
 def test_gradnorm_leaves_heads_alone_that_teach_the_backbone_nothing(monkeypatch):
