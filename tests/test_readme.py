@@ -72,8 +72,9 @@ def run_blocks(text, place):
 def test_every_command_and_snippet_of_the_readme_runs(place):
     ran = run_blocks(README, place)
     expected = ["demo", "test", "fit", "test", "predict", "export", "info", "heads", "python"]
+    five = ["five.yaml", "fit", "predict"]
     own = ["my_heads.py", "two_layers.yaml", "fit", "predict", "export", "python"]
-    assert ran == [*expected, *own, "python", "python"]
+    assert ran == [*expected, *five, *own, "python", "python"]
     assert (place / "runs/attack/predictions.jsonl").read_text().count("\n") > 10
 
 
