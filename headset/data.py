@@ -166,7 +166,7 @@ class TextData(LightningDataModule):
             module: Any = self.trainer.lightning_module
             self.loaded = getattr(module, "loaded_heads", set())
             self.idle = set(module.hparams.get("frozen_heads") or ())
-            heads = module.predicted_heads if stage == "predict" else module.heads
+            heads = getattr(module, "predicted_heads", module.heads) if stage == "predict" else module.heads
             self.connect(module.processor, heads, module.labels)
         if not self._connection:
             raise HeadsetError(

@@ -101,6 +101,9 @@ def peft(job: Mapping[str, Any], batches: Batches) -> Batches:
     base = load(adapter.base_model_name_or_path, revision=adapter.revision, **arguments)
     model = library.PeftModel.from_pretrained(base, job["folder"]).eval()
     alone = load(job["folder"], **arguments).eval()
+    for layer in [*model.modules(), *alone.modules()]:
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # of bitsandbytes: as in backbones/quantization.py
+            layer.support_avx512bf16_for_cpu = False
     answers = []
     with torch.inference_mode():
         for batch in batches:
