@@ -171,16 +171,18 @@ def check_loss_weights(setting: Mapping[str, float] | str | None, heads: Mapping
     """
     if isinstance(setting, str):
         if setting not in LEARNED:
-            raise invalid_choice("loss_weights", setting, LEARNED)
+            raise invalid_choice("value of loss_weights", setting, [*LEARNED, "{HEAD: NUMBER}"])
         if setting == "gradnorm" and freeze == "all":
             raise HeadsetError(
                 "loss_weights: gradnorm weighs what heads teach the backbone they share, and backbone.freeze: all "
                 "leaves it nothing to learn. Use uncertainty, or numbers."
             )
         return
-    for name in setting or {}:
+    for name, weight in (setting or {}).items():
         if name not in heads:
             raise invalid_choice("head in loss_weights", name, heads)
+        if not 0 <= weight < float("inf"):
+            raise HeadsetError(f"Invalid weight of {name!r} in loss_weights: {weight}. Give a number of at least 0.")
 
 
 def last_shared_weight(backbone: Backbone) -> nn.Parameter | None:

@@ -108,7 +108,9 @@ class HeadsetCLI(LightningCLI):
             help="Import the modules of head classes that a checkpoint names.",
         )
         if subcommand == "fit":
-            parser.set_defaults({"trainer.max_epochs": 3, "trainer.log_every_n_steps": 10})
+            # As transformers' Trainer: three epochs, and gradients clipped to a norm of 1.
+            defaults = {"max_epochs": 3, "gradient_clip_val": 1.0, "log_every_n_steps": 10}
+            parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
         if subcommand == "predict":
             parser.add_argument(
                 "--output", default="predictions.jsonl", help="The file to write: .jsonl, .csv or .parquet."

@@ -27,7 +27,7 @@ def check_sampling(sampling: Sampling, sources: Sequence[str]) -> None:
     """
     if isinstance(sampling, str):
         if sampling not in NAMES:
-            raise invalid_choice("data.sampling", sampling, [*NAMES, "a temperature", "{SOURCE: WEIGHT}"])
+            raise invalid_choice("value of data.sampling", sampling, [*NAMES, "a temperature", "{SOURCE: WEIGHT}"])
     elif isinstance(sampling, Mapping):
         for name in [*sampling, *sources]:
             if name not in sources:

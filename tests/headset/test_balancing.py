@@ -132,6 +132,8 @@ def test_learned_weights_live_in_the_checkpoint_and_nowhere_else(tmp_path, tiny_
         ("uncertanty", None, "Did you mean 'uncertainty'"),
         ("gradnorm", "all", "leaves it nothing to learn"),
         ({"ton": 2.0}, None, "Invalid head in loss_weights"),
+        ({"topic": -1.0}, None, "Invalid weight of 'topic' in loss_weights: -1.0"),
+        ({"topic": math.nan}, None, "Invalid weight of 'topic' in loss_weights: nan"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(weights, freeze, message):
