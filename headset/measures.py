@@ -80,12 +80,12 @@ class LossMean(Metric):
     def __init__(self) -> None:
         super().__init__()
         for state in ("total", "size"):
-            self.add_state(state, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(state, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, size: Tensor | float) -> None:
         """Take in a loss and its size; a loss over nothing, which may be nan, does not count."""
-        size = torch.as_tensor(size, dtype=torch.float64, device=loss.device)
-        self.total += torch.where(size > 0, loss.detach().double() * size, 0.0)
+        size = torch.as_tensor(size, dtype=torch.float32, device=loss.device)
+        self.total += torch.where(size > 0, loss.detach().float() * size, 0.0)
         self.size += size
 
     def compute(self) -> Tensor:
