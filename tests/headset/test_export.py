@@ -128,7 +128,7 @@ def test_every_head_has_its_own_folder_with_card_and_safetensors(tiny_bert, tmp_
         (
             {"vector": Pooling("attention")},
             {"format": "sentence-transformers"},
-            "has hidden_layers: last and the poolings",
+            "sentence-transformers has hidden_layers: last, the poolings",
         ),
         ({"topic": SequenceClassification()}, {"format": "sentence-transformers"}, "gives neither vectors"),
         ({"topic": SequenceClassification()}, {"format": "onyx"}, "Invalid format: 'onyx'"),
