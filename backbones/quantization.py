@@ -112,7 +112,7 @@ def keep_loadable(model: PreTrainedModel) -> None:
     model.is_loaded_in_4bit = True  # type: ignore[assignment]
     for layer in layers:
         layer.register_load_state_dict_pre_hook(_take_quantized)
-        # On some processors bitsandbytes would pack the weights in evaluation, which rounds them, and answer in bfloat16.
+        # On some processors bitsandbytes would pack the weights in evaluation, which rounds them, and use bfloat16.
         layer.support_avx512bf16_for_cpu = False
 
 

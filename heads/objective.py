@@ -101,7 +101,7 @@ class Objective:
         if isinstance(setting, Mapping):
             for name in setting:
                 if name not in labels:
-                    raise invalid_choice("label with a weight", name, labels)
+                    raise invalid_choice("label in the weights", name, labels)
             return FullPrecision([float(setting.get(label, 1.0)) for label in labels])
         if counts is None:
             return FullPrecision([float("nan")] * len(labels))

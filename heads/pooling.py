@@ -148,8 +148,7 @@ class Pooling(Head):
         Raises:
             HeadsetError: The batch is not of pairs, or lacks the scores.
         """
-        together = self.training and torch.is_grad_enabled()  # else processes may have other numbers of batches
-        cosines, target = self._compare(output, labels, together)
+        cosines, target = self._compare(output, labels)
         if self.objective == "contrastive":
             return functional.cross_entropy(cosines / self.temperature, target)
         return functional.mse_loss(cosines, target)
@@ -192,12 +191,11 @@ class Pooling(Head):
         """The rows."""
         return float(len(output.logits) // output.info["texts"])
 
-    def _compare(self, output: HeadOutput, labels: Tensor | None, together: bool = False) -> tuple[Tensor, Tensor]:
-        """What `metric_inputs` gives; ``together`` with the texts of all processes."""
+    def _compare(self, output: HeadOutput, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What `metric_inputs` gives, with the texts of all processes."""
         first, *others = _texts(output)
         if self.objective == "contrastive":
-            gather = gathered if together else lambda rows: (rows, 0)
-            candidates, starts = zip(*map(gather, others), strict=True)
+            candidates, starts = zip(*map(gathered, others), strict=True)
             cosines = functional.normalize(first, dim=-1) @ functional.normalize(torch.cat(candidates), dim=-1).T
             return cosines, torch.arange(len(first), device=first.device) + starts[0]
         if labels is None:

@@ -90,9 +90,9 @@ class GradNorm(LossWeights):
     """Weights by which all heads learn at a like pace (GradNorm, Chen et al. 2018, https://arxiv.org/abs/1711.02257).
 
     The norm of the gradient of each weighted loss, at the last weights that heads share, is led to the mean norm times
-    ``r ** alpha``, where r is how much of its first loss a head has left, relative to the mean of all. The logarithms of
-    the weights take a step down the gradient of the sum of the relative distances ``|norm / mean - r ** alpha|``, so that
-    a small weight takes small steps; then the weights are scaled so that their sum is the number of heads.
+    ``r ** alpha``, where r is how much of its first loss a head has left, relative to the mean of all. The logarithms
+    of the weights take a step down the gradient of the sum of the relative distances ``|norm / mean - r ** alpha|``, so
+    that a small weight takes small steps; then the weights are scaled so that their sum is the number of heads.
 
     Of a head that is not in a step, the last norm and loss that were seen count. A head whose gradient does not reach
     the shared weights, such as a detached one, keeps the weight 1.

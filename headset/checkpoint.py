@@ -143,7 +143,7 @@ def check_backbone(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> No
     if settings["backbone"]["path"] != stored["backbone"]["path"]:
         raise HeadsetError(
             f"The checkpoint holds its own backbone, from {stored['backbone']['path']}, and cannot go on with "
-            f"{settings['backbone']['path']}."
+            f"{settings['backbone']['path']}. Name it as it was: --model.backbone.path {stored['backbone']['path']}"
         )
     for what in ("lora", "quantization"):
         asked, fixed = settings["backbone"].get(what), stored["backbone"].get(what)
@@ -168,10 +168,20 @@ def check_heads(settings: Mapping[str, Any], stored: Mapping[str, Any], names: I
         for what in ("heads", "labels"):
             asked, fixed = settings[what].get(name), stored[what].get(name)
             if asked is not None and json.dumps(asked) != json.dumps(fixed):
+                asked, fixed = _differing(asked, fixed)
                 raise HeadsetError(
                     f"The checkpoint fixes the {what} setting of '{name}': {fixed}, and cannot go on with {asked}. To "
                     f"start this head anew: --model.new_heads '[{name}]'"
                 )
+
+
+def _differing(asked: Any, fixed: Any) -> tuple[Any, Any]:
+    """Of two specifications of a head the arguments that differ; all of anything else."""
+    if not (isinstance(asked, dict) and isinstance(fixed, dict)) or asked.get("class_path") != fixed.get("class_path"):
+        return asked, fixed
+    mine, theirs = asked["init_args"], fixed["init_args"]
+    names = [name for name in {**theirs, **mine} if mine.get(name) != theirs.get(name)]
+    return {name: mine.get(name) for name in names}, {name: theirs.get(name) for name in names}
 
 
 def load_checkpoint(path: str, trust_heads: bool = False) -> Headset:

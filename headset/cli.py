@@ -190,13 +190,17 @@ class HeadsetCLI(LightningCLI):
         saved = [each for each in self.trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
         best = [each.best_model_path for each in saved if each.monitor]
         last = [path for each in saved for path in (each.last_model_path, each.best_model_path)]
-        for path in [path for path in (*best, *last) if path][:1]:
-            print(f"Checkpoint: {path}")
+        written = [path for path in (*best, *last) if path]
+        if written:
+            print(f"Checkpoint: {written[0]}")
+        elif saved:
+            print("No checkpoint was written: the run ended before there was one to keep.")
 
     @rank_zero_only
     def after_predict(self) -> None:
         """Say where the predictions are."""
-        print(f"Predictions: {self._get(self.config, 'output')}")
+        [writer] = [each for each in self.trainer.callbacks if isinstance(each, PredictionWriter)]
+        print(f"Predictions: {', '.join(map(str, writer.parts(self.trainer.world_size)))}")
 
 
 def _settings(hparams: Mapping[str, Any], command: str, trusted: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "new_heads": [],
     "distillation": None,
 }
+OF_A_RUN = ("path", "revision", "freeze")
 KEPT = ("pytorch-lightning_version", "epoch", "global_step", "datamodule_hparams_name", "datamodule_hyper_parameters")
 
 
@@ -83,10 +84,7 @@ def merged(paths: Sequence[str]) -> dict[str, Any]:
 
 def _check_backbone(first: str, mine: Mapping[str, Any], path: str, other: Mapping[str, Any]) -> None:
     """Check that two checkpoints have one backbone: its settings, all of its weights, and what makes its inputs."""
-    settings = [
-        {key: value for key, value in content["hyper_parameters"]["backbone"].items() if key != "freeze"}
-        for content in (mine, other)
-    ]
+    settings = [_lasting_settings(content["hyper_parameters"]["backbone"]) for content in (mine, other)]
     for key, value in settings[0].items():
         if settings[1].get(key) != value:
             raise HeadsetError(
@@ -109,6 +107,12 @@ def _check_backbone(first: str, mine: Mapping[str, Any], path: str, other: Mappi
     for name in sorted(files[0].keys() | files[1].keys()):
         if name not in files[0] or name not in files[1] or _lasting(files[0][name]) != _lasting(files[1][name]):
             raise HeadsetError(f"{first} and {path} have different tokenizers or processors: {name} is not the same.")
+
+
+def _lasting_settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings of a backbone say of it, but where it was and what of it was trained."""
+    kept = {key: value for key, value in backbone.items() if key not in OF_A_RUN}
+    return kept | {"config": {**(backbone["config"] or {}), "_name_or_path": ""}}
 
 
 def _lasting(content: bytes) -> Any:

@@ -35,7 +35,7 @@ class MonitorCheck(Callback):
         """
         known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
         for monitor in _monitors(trainer):
-            if known and monitor.startswith("val/") and monitor not in known:
+            if known and monitor.startswith("val") and monitor not in known:
                 raise invalid_choice("monitor", monitor, known)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -46,7 +46,7 @@ class MonitorCheck(Callback):
         """
         if sum(trainer.num_val_batches) == 0:
             for monitor in _monitors(trainer):
-                if monitor.startswith("val/"):
+                if monitor.startswith("val"):
                     raise HeadsetError(
                         f"monitor: {monitor} is a metric of validation, and this run has none: set data.validation."
                     )

@@ -71,7 +71,7 @@ class PredictionWriter(BasePredictionWriter):
         source = trainer.datamodule.hparams.get("predict")  # type: ignore[attr-defined]
         if isinstance(source, str) and Path(source).resolve() == self.output.resolve():
             raise HeadsetError(f"{self.output} holds the rows to predict. Choose another --output.")
-        path = self._parts(trainer.world_size)[trainer.global_rank]
+        path = self.parts(trainer.world_size)[trainer.global_rank]
         self._format = FORMATS[self.output.suffix](path, trainer.datamodule.raw("predict"))  # type: ignore[attr-defined]
 
     def write_on_batch_end(
@@ -96,7 +96,7 @@ class PredictionWriter(BasePredictionWriter):
             return
         self._format.finish()
         if trainer.is_global_zero:
-            for path in set(self._results()) - set(self._parts(trainer.world_size)):
+            for path in set(self._results()) - set(self.parts(trainer.world_size)):
                 path.unlink()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -104,7 +104,8 @@ class PredictionWriter(BasePredictionWriter):
         if self._format is not None:
             self._format.discard()
 
-    def _parts(self, world: int) -> list[Path]:
+    def parts(self, world: int) -> list[Path]:
+        """The files of a prediction by so many processes."""
         stem, suffix = self.output.stem, self.output.suffix
         names = [f"{stem}-{rank:05d}-of-{world:05d}{suffix}" for rank in range(world)]
         return [self.output.with_name(name) for name in names] if world > 1 else [self.output]

@@ -31,9 +31,11 @@ share = 2 * head.loss_size(output, None) / 7
 (share * loss).backward()
 total = share * loss.detach() / 2
 distributed.all_reduce(total)
-with torch.no_grad():
-    alone = Pooling(temperature=0.1).eval().loss(output, None).item()
-print(json.dumps([total.item(), layer.weight.grad.tolist(), alone]))
+measured = head.eval().metrics()
+with torch.inference_mode():
+    measured.update(*head.metric_inputs(output, None))
+scores = {name: value.item() for name, value in measured.compute().items()}
+print(json.dumps([total.item(), layer.weight.grad.tolist(), scores]))
 """
 
 
@@ -53,7 +55,7 @@ def processes(tmp_path):
     return run
 
 
-def test_two_processes_learn_as_one(processes):
+def test_two_processes_learn_and_measure_as_one(processes):
     torch.manual_seed(0)
     texts = torch.randn(3, 7, 6)
     weight = torch.linspace(-1, 1, 30).view(5, 6).sin().requires_grad_()
@@ -62,8 +64,12 @@ def test_two_processes_learn_as_one(processes):
     whole = stock.compute_loss_from_embeddings(list(vectors), torch.empty(0))
     whole.backward()
     answers = processes(texts)
-    for rank, (loss, gradient, alone) in enumerate(answers):
+    first, *others = torch.nn.functional.normalize(vectors.detach(), dim=-1)
+    cosines = first @ torch.cat(others).T
+    ranks = (cosines >= cosines[range(7), range(7)].unsqueeze(1)).sum(1)
+    assert 1 < ranks.max() and 1 in ranks
+    for loss, gradient, scores in answers:
         assert loss == pytest.approx(whole.item(), abs=1e-5)
         torch.testing.assert_close(torch.tensor(gradient), weight.grad, rtol=1e-4, atol=1e-6)
-        own = stock.compute_loss_from_embeddings(list(vectors[:, rank::2]), torch.empty(0))
-        assert alone == pytest.approx(own.item(), abs=1e-5)  # in evaluation
+        assert scores["accuracy"] == pytest.approx((ranks == 1).float().mean().item(), abs=1e-6)
+        assert scores["mrr"] == pytest.approx((1 / ranks).mean().item(), abs=1e-6)

@@ -213,7 +213,7 @@ def test_labels_that_are_numbers_in_yaml_are_names():
         ({"loss": "focal", "gamma": "two"}, "Invalid gamma: 'two'"),
         ({"class_weights": "balance"}, "Give balanced, or a weight by label"),
         ({"soft_labels": True, "class_weights": "balanced"}, "Balanced weights count labels"),
-        ({"class_weights": {"w": 2.0}}, "Invalid label with a weight: 'w'"),
+        ({"class_weights": {"w": 2.0}}, "Invalid label in the weights: 'w'"),
     ],
 )
 def test_wrong_objectives_are_clear_errors(objective, message):

@@ -1,6 +1,7 @@
 """Heads added to a trained headset, heads trained apart and merged, and predictions of some heads."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -71,7 +72,10 @@ def test_the_old_heads_may_learn_on_and_are_not_new(tmp_path, tiny_bert, small_c
     ("settings", "message"),
     [
         ({"backbone": "elsewhere"}, "holds its own backbone"),
-        ({"heads": {"mood": SequenceClassification(pooling="mean")}}, "fixes the heads setting of 'mood'"),
+        (
+            {"heads": {"mood": SequenceClassification(pooling="mean")}},
+            "fixes the heads setting of 'mood': {'pooling': 'native'}, and cannot go on with {'pooling': 'mean'}",
+        ),
         ({"labels": {"mood": ["a", "b", "c"]}}, "fixes the labels setting of 'mood'"),
         ({"start_from": "nowhere.ckpt"}, "There is no checkpoint nowhere.ckpt"),
     ],
@@ -114,6 +118,13 @@ def test_merged_heads_answer_and_export_as_each_did(tmp_path, apart, capsys):
     module = LitHeadset(Headset.from_checkpoint(whole).backbone.path, {}, start_from=apart)
     module.configure_model()
     assert torch.equal(logits(module.headset.eval(), "two"), logits(apart[1], "two"))
+
+
+def test_where_a_backbone_was_does_not_count(tmp_path, tiny_bert, apart, other_csv):
+    copy = shutil.copytree(tiny_bert, tmp_path / "copy")
+    again = trained(tmp_path, copy, "three", other_csv)
+    merge([apart[0], again], str(tmp_path / "x.ckpt"))
+    assert set(Headset.from_checkpoint(str(tmp_path / "x.ckpt")).heads) == {"one", "three"}
 
 
 def test_heads_of_different_backbones_or_of_one_name_are_not_merged(tmp_path, tiny_bert, apart, other_csv):
