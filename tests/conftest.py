@@ -2,6 +2,7 @@
 
 import os
 import string
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_DATASETS_CACHE"] = str(Path(__file__).parent.parent / ".pytest_cache" / "datasets")
+# Once for all tests of a process: Python imports the package of remote code from one place.
+MODULES = tempfile.TemporaryDirectory()
+os.environ["HF_MODULES_CACHE"] = MODULES.name
 
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer

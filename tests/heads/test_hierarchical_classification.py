@@ -125,8 +125,7 @@ def test_labels_are_found_and_checked():
         target.encode(["a>b", "c"], ("a>b",))
 
 
-def test_the_export_is_a_text_classifier(tiny_bert, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_the_export_is_a_text_classifier(tiny_bert, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     heads = {"topic": HierarchicalClassification(pooling=["attention", "cls"], hidden_layers="mix")}
     headset = Headset(Backbone.from_pretrained(str(tiny_bert)), heads, {"topic": LABELS}, tokenizer).eval()

@@ -23,15 +23,6 @@ SHORT = "a bad book"
 CUT = {"truncation": True, "max_length": 16, "stride": 5, "return_overflowing_tokens": True}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def modules(tmp_path_factory):
-    """Code from exports is copied into a folder of these tests' own."""
-    with pytest.MonkeyPatch.context() as patch:
-        cache = str(tmp_path_factory.mktemp("modules"))
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
-        yield
-
-
 @pytest.mark.parametrize("windows", ["mean", "max", "attention"])
 def test_heads_keep_the_contract(windows):
     check_head(SequenceClassification(pooling="mean", windows=windows))

@@ -20,15 +20,6 @@ from headset.processors import load_processor
 POOLED = {"pooling": ["attention", "mean"], "hidden_layers": "mix"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def modules(tmp_path_factory):
-    """Code from exports is copied into a folder of these tests' own."""
-    with pytest.MonkeyPatch.context() as patch:
-        cache = str(tmp_path_factory.mktemp("modules"))
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
-        yield
-
-
 def exported(headset, folder, kind):
     """The head ``answers`` as it comes back, and what it answers here for a sample."""
     for parameter in headset.heads.parameters():
