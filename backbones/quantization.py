@@ -113,7 +113,7 @@ def keep_loadable(model: PreTrainedModel) -> None:
     for layer in layers:
         layer.register_load_state_dict_pre_hook(_take_quantized)
         # On some processors bitsandbytes would pack the weights in evaluation, which rounds them, and use bfloat16.
-        layer.support_avx512bf16_for_cpu = False
+        layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def empty_layer(layer: Any) -> nn.Linear | Conv1D:

@@ -199,7 +199,8 @@ class HeadsetCLI(LightningCLI):
     @rank_zero_only
     def after_predict(self) -> None:
         """Say where the predictions are."""
-        [writer] = [each for each in self.trainer.callbacks if isinstance(each, PredictionWriter)]
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        [writer] = [each for each in callbacks if isinstance(each, PredictionWriter)]
         print(f"Predictions: {', '.join(map(str, writer.parts(self.trainer.world_size)))}")
 
 
