@@ -15,13 +15,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from backbones.errors import HeadsetError
 from heads.registry import list_heads, load_head_class, make_head
 from headset.checkpoint import read_hparams
 from headset.data import TextData
+from headset.logs import ConfigFile, MetricsLog
 from headset.module import LitHeadset
 from headset.parser import HeadsetParser
 from headset.source_settings import whole_sources
@@ -83,6 +83,7 @@ class HeadsetCLI(LightningCLI):
         super().__init__(
             LitHeadset,
             TextData,
+            save_config_callback=ConfigFile,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             parser_class=HeadsetParser,
@@ -164,7 +165,7 @@ class HeadsetCLI(LightningCLI):
         logger = settings.logger
         if self.subcommand == "fit":
             if logger in (None, True):
-                logger = CSVLogger(settings.default_root_dir or ".")
+                logger = MetricsLog(settings.default_root_dir or ".")
             saves = settings.enable_checkpointing is not False and not settings.fast_dev_run
             if saves and not _has(callbacks, Checkpoint):
                 callbacks.append(ModelCheckpoint(save_last="link"))

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -18,6 +19,7 @@ from backbones.errors import HeadsetError
 from headset.batches import LABEL
 from headset.checks import RowError, check_lengths
 from headset.encoders import RAW, Encoder
+from headset.environment import environment
 from headset.file_encoder import FileEncoder
 from headset.labels import LabelColumn
 from headset.readers import cache_file, cached
@@ -114,7 +116,10 @@ def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> D
     for part in target.parent.glob(f"{target.stem}*.arrow"):
         if cached(part) is None:
             part.unlink()
-    with _quiet(len(rows) < (QUIET_FILES if maker.encoder.lazy else QUIET_ROWS)):
+    with (
+        _written(target.parent),
+        _quiet(len(rows) < (QUIET_FILES if maker.encoder.lazy else QUIET_ROWS)),
+    ):
         examples: Dataset = rows.select_columns(maker.columns).map(
             maker,
             with_indices=True,
@@ -176,6 +181,20 @@ def _code(module: str) -> str:
         return inspect.getsource(sys.modules[module])
     except (OSError, TypeError):
         return uuid.uuid4().hex
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Tell why encoded rows cannot be written; where the disk is full, `datasets` leaves there what it began."""
+    earlier = set(folder.glob("tmp*"))
+    try:
+        with environment(f"writing encoded rows to the cache, {folder}"):
+            yield
+    except HeadsetError as error:
+        if isinstance(error.__cause__, OSError):
+            for file in set(folder.glob("tmp*")) - earlier:
+                file.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

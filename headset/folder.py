@@ -12,6 +12,7 @@ from safetensors.torch import load_model, save_model
 
 from backbones.errors import HeadsetError
 from headset.checkpoint import build_headset, describe, is_description, make_heads
+from headset.environment import environment
 from headset.model import Headset
 from headset.processors import load_processor
 
@@ -56,7 +57,8 @@ def new_folder(folder: str, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise HeadsetError(f"{folder} cannot be written: {error.strerror}.") from error
     try:
-        yield draft
+        with environment(f"writing {folder}"):
+            yield draft
         old = Path(tempfile.mkdtemp(prefix=f".{place.name}-old-", dir=place.parent))
         if place.exists():
             os.replace(place, old / place.name)

@@ -53,9 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             run([command, *arguments])
     except HeadsetError as error:
-        print(f"headset: error: {error}", file=sys.stderr)
-        return 1
+        return _fail(error)
+    except Exception as error:
+        from headset.environment import machine_error
+
+        told = machine_error(error, f"running headset {command}", command)
+        if told is None:
+            raise
+        return _fail(told)
     return 0
+
+
+def _fail(error: HeadsetError) -> int:
+    print(f"headset: error: {error}", file=sys.stderr)
+    return 1
 
 
 def _split(argv: list[str]) -> list[str]:

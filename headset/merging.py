@@ -1,5 +1,6 @@
 """Heads of several runs on one backbone: checkpoints whose backbones are the same become one."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ import torch
 
 from backbones.errors import HeadsetError
 from headset.checkpoint import PREFIX, build_headset, fitting_weights, make_heads, read_checkpoint
+from headset.environment import environment
 from headset.processors import processor_from_files
 
 __all__ = ["merge", "merged"]
@@ -43,9 +45,9 @@ def merge(ckpt_paths: Sequence[str], output: str, trust_heads: bool = False, ove
     if os.path.exists(output) and not overwrite:
         raise HeadsetError(f"{output} is there already. Choose another --output, or replace it: --overwrite true.")
     if output.endswith(".ckpt"):
-        os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
-        torch.save(content, f"{output}.partial")
-        os.replace(f"{output}.partial", output)
+        with environment(f"writing {output}"):
+            os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
+            _write(content, output)
         return
     hparams = content["hyper_parameters"]
     heads, files = make_heads(hparams, trust_heads), hparams["processor"]
@@ -53,6 +55,18 @@ def merge(ckpt_paths: Sequence[str], output: str, trust_heads: bool = False, ove
     with fitting_weights():
         headset.load_state_dict({key.removeprefix(PREFIX): value for key, value in content["state_dict"].items()})
     headset.save_pretrained(output)
+
+
+def _write(content: Mapping[str, Any], output: str) -> None:
+    """A file that is there whole or not at all."""
+    partial = f"{output}.partial"
+    try:
+        torch.save(content, partial)
+        os.replace(partial, output)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
 
 
 def merged(paths: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import datasets
 import numpy as np
 from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_info
@@ -24,6 +25,7 @@ from headset.checks import (
     needs_words,
 )
 from headset.encoders import Encoder, reading
+from headset.environment import environment
 from headset.examples import ExampleMaker, count_rows, labelled, make_examples
 from headset.labels import LabelColumn
 from headset.processors import Processor
@@ -170,7 +172,8 @@ class DataSource:
         name = self.table(split)
         source = self.location(split)
         if name not in self._tables:
-            self._tables[name] = read(source, name, self.settings.conll_columns)
+            with environment(f"reading {place(source)} into the cache, {datasets.config.HF_DATASETS_CACHE}"):
+                self._tables[name] = read(source, name, self.settings.conll_columns)
         return self._tables[name]
 
     def check_columns(self, split: str, columns: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import json
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from backbones.errors import HeadsetError, invalid_choice
+from headset.environment import environment
 
 __all__ = ["PredictionWriter"]
 
@@ -72,7 +74,9 @@ class PredictionWriter(BasePredictionWriter):
         if isinstance(source, str) and Path(source).resolve() == self.output.resolve():
             raise HeadsetError(f"{self.output} holds the rows to predict. Choose another --output.")
         path = self.parts(trainer.world_size)[trainer.global_rank]
-        self._format = FORMATS[self.output.suffix](path, trainer.datamodule.raw("predict"))  # type: ignore[attr-defined]
+        rows = trainer.datamodule.raw("predict")  # type: ignore[attr-defined]
+        with self._writing():
+            self._format = FORMATS[self.output.suffix](path, rows)
 
     def write_on_batch_end(
         self,
@@ -88,13 +92,15 @@ class PredictionWriter(BasePredictionWriter):
         rows = batch["meta"]["rows"]
         by_row = zip(*prediction.values(), strict=True)
         assert self._format is not None
-        self._format.write(rows, [dict(zip(prediction, heads, strict=True)) for heads in by_row])
+        with self._writing():
+            self._format.write(rows, [dict(zip(prediction, heads, strict=True)) for heads in by_row])
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the complete file its name; earlier results of other numbers of processes go."""
         if self._format is None:
             return
-        self._format.finish()
+        with self._writing():
+            self._format.finish()
         if trainer.is_global_zero:
             for path in set(self._results()) - set(self.parts(trainer.world_size)):
                 path.unlink()
@@ -109,6 +115,9 @@ class PredictionWriter(BasePredictionWriter):
         stem, suffix = self.output.stem, self.output.suffix
         names = [f"{stem}-{rank:05d}-of-{world:05d}{suffix}" for rank in range(world)]
         return [self.output.with_name(name) for name in names] if world > 1 else [self.output]
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return environment(f"writing predictions to {self.output}")
 
     def _results(self) -> list[Path]:
         digits = "[0-9]" * 5
@@ -134,7 +143,8 @@ class _Format(ABC):
         self.partial.replace(self.path)
 
     def discard(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # it writes what is left, and the disk may be full
+            self.file.close()
         self.partial.unlink(missing_ok=True)
 
     def records(self, rows: list[int], predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
