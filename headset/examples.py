@@ -3,7 +3,7 @@
 import inspect
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 import transformers
 from datasets import Dataset, Features
 
@@ -24,11 +24,14 @@ from headset.file_encoder import FileEncoder
 from headset.labels import LabelColumn
 from headset.readers import cache_file, cached
 
-__all__ = ["ExampleMaker", "count_rows", "labelled", "make_examples"]
+__all__ = ["ExampleMaker", "column_array", "labelled", "make_examples"]
 
 QUIET_ROWS = 20_000  # fewer rows take no time worth a progress bar,
 QUIET_FILES = 500  # nor fewer files
 TYPED_ROWS = 1000  # as many as datasets looks at for the types of columns
+PART = 10_000  # rows in memory at a time
+ENCODED_ROWS = 1000  # rows that are encoded at a time at most,
+ENCODED_BYTES = 2**23  # and bytes of them, about
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> D
             maker,
             with_indices=True,
             batched=True,
+            batch_size=max(min(ENCODED_ROWS, ENCODED_BYTES * len(rows) // (rows.data.nbytes or 1)), 1),
             remove_columns=maker.columns,
             num_proc=num_proc,
             cache_file_name=str(target),
@@ -138,19 +142,17 @@ def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> D
     return examples
 
 
-def count_rows(examples: Dataset) -> int:
-    """The rows that the examples are of."""
-    rows = examples.select_columns("row").with_format("arrow")[:]["row"]
-    return int(pc.count_distinct(rows).as_py())
+def column_array(examples: Dataset, name: str) -> np.ndarray:
+    """A column of numbers or truth values of a whole table."""
+    column: pa.ChunkedArray = examples.select_columns(name).with_format("arrow")[:][name]
+    return column.to_numpy()
 
 
-def labelled(examples: Dataset, columns: Mapping[str, Any]) -> Dataset:
-    """The examples that have a label for some head."""
-    table = examples.select_columns([LABEL + name for name in columns]).with_format("arrow")[:]
-    some = np.zeros(len(examples), dtype=bool)
-    for column in table.columns:
-        some |= column.is_valid().to_numpy()
-    return examples if some.all() else examples.select(np.flatnonzero(some))
+def labelled(examples: Dataset, columns: Iterable[str]) -> np.ndarray:
+    """For each of the examples whether it has a label for some head."""
+    table = examples.select_columns([LABEL + name for name in columns]).with_format("arrow")
+    parts = table.iter(PART)
+    return np.concatenate([np.any([column.is_valid() for column in part.columns], axis=0) for part in parts])
 
 
 def _features(rows: Dataset, maker: ExampleMaker) -> Features:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,7 +17,8 @@ from backbones.errors import HeadsetError
 
 __all__ = ["SUFFIXES", "line_of", "tables"]
 
-CHUNK = 10_000
+CHUNK = 10_000  # rows of a part at most,
+CHUNK_SIZE = 2**22  # and characters, or bytes of Parquet, of a part, about
 SEPARATORS = {"\t": "a tab", ";": "';'", "|": "'|'", ",": "a comma"}
 UTF_16 = "UTF-16 text. Convert it: iconv -f UTF-16 -t UTF-8"
 SIGNATURES = {
@@ -35,10 +36,11 @@ CONLLU_COLUMNS = ["id", "form", "lemma", "upos", "xpos", "feats", "head", "depre
 
 @dataclass(frozen=True)
 class Record:
-    """One row of a file, and the line that it begins on where that is how the row is found."""
+    """One row of a file, the line that it begins on where that is how the row is found, and about its characters."""
 
     values: dict[str, Any]
     line: int | None = None
+    size: int = 0
 
 
 def tables(path: Path, conll_columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -56,13 +58,24 @@ def tables(path: Path, conll_columns: list[str] | None = None) -> Iterator[pa.Ta
         return
     records = READERS[path.suffix.lower()](path, conll_columns)
     start = 0
-    while part := list(islice(records, CHUNK)):
+    while part := _part(records):
         names = list(dict.fromkeys(name for record in part for name in record.values))
         for name in names:
             if "\0" in name:
                 raise HeadsetError(f"{path}: the name of a column has a NUL character in it: {name!r}.")
         yield pa.table({name: _column(path, start, part, name) for name in names})
         start += len(part)
+
+
+def _part(records: Iterator[Record]) -> list[Record]:
+    """The next records, so many as are well kept in memory."""
+    part, size = [], 0
+    for record in records:
+        part.append(record)
+        size += record.size
+        if len(part) == CHUNK or size > CHUNK_SIZE:
+            break
+    return part
 
 
 def line_of(path: Path, row: int, conll_columns: list[str] | None = None) -> int | None:
@@ -103,8 +116,8 @@ def _storable(value: Any) -> bool:
 
 def _parquet(path: Path) -> Iterator[pa.Table]:
     try:
-        file = pq.ParquetFile(path)
-        for batch in file.iter_batches(CHUNK):
+        file = pq.ParquetFile(path, memory_map=True)
+        for batch in file.iter_batches(_parquet_rows(file)):
             table = pa.Table.from_batches([batch], file.schema_arrow)
             table.validate(full=True)
             for index, field in enumerate(table.schema):
@@ -113,6 +126,14 @@ def _parquet(path: Path) -> Iterator[pa.Table]:
             yield table
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise HeadsetError(f"{path}: not a Parquet file that can be read: {error}") from error
+
+
+def _parquet_rows(file: pq.ParquetFile) -> int:
+    """The rows of a part, by the mean size of all and by that of the first ones, which no dictionary makes small."""
+    stored = sum(file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups))
+    first = next(file.iter_batches(100), None)
+    row = max(stored // max(file.metadata.num_rows, 1), first.nbytes // max(len(first), 1) if first else 0, 1)
+    return max(min(CHUNK, CHUNK_SIZE // row), 1)
 
 
 def _open(path: Path) -> TextIO:
@@ -157,7 +178,8 @@ def _csv(path: Path, _: list[str] | None) -> Iterator[Record]:
                         f"{', '.join(header)}. A cell with the separator or a line break in it must stand in double "
                         "quotes."
                     )
-                yield Record(dict(zip(header, (cell or None for cell in cells), strict=True)))
+                values = dict(zip(header, (cell or None for cell in cells), strict=True))
+                yield Record(values, size=sum(map(len, cells)))
         except csv.Error as error:
             raise HeadsetError(
                 f"{path}, row {row + 1}: {error}. A cell that begins with a double quote must end with one, and "
@@ -184,7 +206,8 @@ def _jsonl(path: Path, _: list[str] | None) -> Iterator[Record]:
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield Record(_checked_object(f"{path}, line {number}", _parsed(path, line, number)), number)
+                item = _checked_object(f"{path}, line {number}", _parsed(path, line, number))
+                yield Record(item, number, len(line))
 
 
 def _json(path: Path, _: list[str] | None) -> Iterator[Record]:
@@ -278,7 +301,8 @@ def _names(count: int) -> list[str]:
 
 
 def _sentence(names: list[str], words: list[list[str]], line: int) -> Record:
-    return Record({name: list(column) for name, column in zip(names, zip(*words, strict=True), strict=True)}, line)
+    columns = {name: list(column) for name, column in zip(names, zip(*words, strict=True), strict=True)}
+    return Record(columns, line, sum(map(len, chain.from_iterable(words))))
 
 
 READERS: dict[str, Callable[[Path, list[str] | None], Iterator[Record]]] = {

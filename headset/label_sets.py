@@ -1,7 +1,10 @@
 """The label set of each head: given, or found in the tables of all sources that label it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
+
+from datasets import Dataset
 
 from backbones.errors import HeadsetError
 from headset.labels import LabelColumn, check_label_set, check_order, other_labels
@@ -85,7 +88,7 @@ def _found(head: str, sources: Sequence[DataSource]) -> Names:
         fixed.append(column.fixed_labels(rows.features))
     target = columns[0].target
     try:
-        values = [column.all_values(rows) for column, (_, rows, _) in zip(columns, tables, strict=True)]
+        values = [_distinct(column, rows) for column, (_, rows, _) in zip(columns, tables, strict=True)]
         if not any(fixed):
             return target.find_labels(chain.from_iterable(values))
         sets = [names or target.find_labels(its) or () for names, its in zip(fixed, values, strict=True)]
@@ -93,3 +96,7 @@ def _found(head: str, sources: Sequence[DataSource]) -> Names:
     except HeadsetError as error:
         place = " and ".join(source.place("train") for source in sources)
         raise HeadsetError(f"{place}: {columns[0]}: {error}") from error
+
+
+def _distinct(column: LabelColumn, rows: Dataset) -> Iterator[Any]:
+    return chain.from_iterable(values for values, _ in column.distinct_values(rows))

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from backbones.errors import HeadsetError, invalid_choice
@@ -65,6 +66,22 @@ class LabelColumn:
         """The values of a whole table, read in parts."""
         for part in rows.select_columns(list(self.names)).iter(PART):
             yield from self.values(part, rows.features)
+
+    def distinct_values(self, rows: Dataset) -> Iterator[tuple[list[Any], np.ndarray]]:
+        """The values of a whole table in parts: the different values of a part, and which of them each row has.
+
+        Of a single column with plain values this is quick, and keeps no object a row.
+        """
+        plain = isinstance(self.columns, str) and isinstance(rows.features[self.columns], Value | ClassLabel)
+        table = rows.select_columns(list(self.names))
+        for part in (table.with_format("arrow") if plain else table).iter(PART):
+            if plain:
+                column = part.column(0).combine_chunks().dictionary_encode(null_encoding="encode")
+                different = {self.names[0]: column.dictionary.to_pylist()}
+                yield list(self.values(different, rows.features)), column.indices.to_numpy()
+            else:
+                values = list(self.values(part, rows.features))
+                yield values, np.arange(len(values))
 
     def first_labelled(self, rows: Dataset) -> int | None:
         """The first row of a table with a label; None if there is none."""

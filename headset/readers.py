@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from headset import formats
 from headset.file_encoder import undecoded
 from headset.folders import load_dataset
 from headset.formats import SUFFIXES, line_of
+from headset.table_file import write_table
 
 __all__ = ["Source", "cache_file", "cached", "place", "read"]
 
@@ -29,6 +31,8 @@ SPLIT_NAMES = {
     "test": ("test",),
     "predict": ("predict", "test"),
 }
+LARGE = 2**26  # bytes of a file that is not read again to see whether it has changed, where its times say so
+SETTLED = 2 * 10**9  # nanoseconds after which a change of a file has another time
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -115,31 +119,41 @@ def _file(path: Path, split: str, conll_columns: list[str] | None) -> Dataset:
             path.suffix == ".txt"
         )
         raise HeadsetError(f"{split}: {path} has none of the known suffixes: {', '.join(SUFFIXES)}.{hint}")
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").digest()
     code = Path(formats.__file__).read_bytes()
-    target = cache_file([code, content, path.suffix.lower(), repr(conll_columns)])
+    target = cache_file([code, _digest(path), path.suffix.lower(), repr(conll_columns)])
     if (found := cached(target)) is not None:
         return found
-    parts = list(formats.tables(path, conll_columns))
-    if not parts:
+    try:
+        written = write_table(formats.tables(path, conll_columns), target)
+    except pa.ArrowException as error:
+        raise HeadsetError(f"{path}: a column holds values of different kinds: {error}") from error
+    if not written:
         raise HeadsetError(f"{split}: {path} is empty, it has no rows.")
-    _write(path, target, parts)
     return Dataset.from_file(str(target))
 
 
-def _write(path: Path, target: Path, parts: list[pa.Table]) -> None:
-    try:
-        table = pa.concat_tables(parts, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise HeadsetError(f"{path}: a column holds values of different kinds: {error}") from error
-    for index, field in enumerate(table.schema):
-        if pa.types.is_null(field.type):
-            table = table.set_column(index, field.name, table.column(index).cast(pa.string()))
-    unfinished = target.with_suffix(f".{os.getpid()}")
-    with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table, formats.CHUNK)
-    unfinished.replace(target)
+def _digest(path: Path) -> str:
+    """The digest of a file's bytes; that of a large file is kept for as long as the file is the same.
+
+    The kernel changes the last of the times with every change of a file, and nobody can set it. A time of just now may
+    be that of a change to come as well, so that such a file is read again.
+    """
+    before = path.stat()
+    stamp = [before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns, before.st_ctime_ns]
+    kept = cache_file(["digest", str(path.resolve())]).with_suffix(".json")
+    if before.st_size >= LARGE:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(kept.read_text(encoding="utf-8"))
+            if found["stamp"] == stamp:
+                return str(found["digest"])
+    settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if before.st_size >= LARGE and settled:
+        unfinished = kept.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(json.dumps({"stamp": stamp, "digest": digest}), encoding="utf-8")
+        unfinished.replace(kept)
+    return digest
 
 
 def _load(arguments: dict[str, Any], split: str) -> Any:

@@ -1,17 +1,15 @@
-"""Which rows of which source make up a batch, in one process or several, and which are set apart for validation."""
+"""Which rows of which source make up a batch, in one process or several."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed
 from torch.utils.data import DistributedSampler, SequentialSampler
 
 from backbones.errors import HeadsetError, invalid_choice
 
-__all__ = ["Sampling", "SourceBatches", "check_sampling", "source_shares", "stratified_cut"]
+__all__ = ["Sampling", "SourceBatches", "check_sampling", "source_shares"]
 
 Sampling = float | dict[str, float] | str
 Batch = tuple[str, list[int]]
@@ -157,36 +155,3 @@ class SourceBatches(DistributedSampler[Any], SequentialSampler):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def stratified_cut(groups: Sequence[Any], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Set a share of rows apart, the same share of each group.
-
-    Args:
-        groups: The group of each row.
-        share: The share to set apart, between 0 and 1.
-        seed: Where the choice comes from.
-
-    Returns:
-        The rows that stay and those set apart, each in order. Every group keeps at least one row.
-
-    Raises:
-        HeadsetError: Nothing can be set apart.
-    """
-    members: dict[Any, list[int]] = defaultdict(list)
-    for row in np.random.default_rng(seed).permutation(len(groups)).tolist():
-        members[groups[row]].append(row)
-    wanted = {group: share * len(rows) for group, rows in members.items()}
-    count = {group: min(int(wanted[group]), len(rows) - 1) for group, rows in members.items()}
-    # What rounding down left over goes to the groups that lost most by it.
-    open_groups = [group for group, rows in members.items() if count[group] < min(wanted[group], len(rows) - 1)]
-    left = max(1, round(share * len(groups))) - sum(count.values())
-    for group in sorted(open_groups, key=lambda group: count[group] - wanted[group])[: max(left, 0)]:
-        count[group] += 1
-    apart = sorted(row for group, rows in members.items() for row in rows[: count[group]])
-    if not apart:
-        raise HeadsetError(
-            f"No rows of {len(groups)} can be set apart for validation: each is the only one of its class."
-        )
-    kept = set(range(len(groups))).difference(apart)
-    return sorted(kept), apart

@@ -24,13 +24,13 @@ from headset.checks import (
     check_words,
     needs_words,
 )
+from headset.cut import row_groups, stratified_cut
 from headset.encoders import Encoder, reading
 from headset.environment import environment
-from headset.examples import ExampleMaker, count_rows, labelled, make_examples
+from headset.examples import ExampleMaker, column_array, labelled, make_examples
 from headset.labels import LabelColumn
 from headset.processors import Processor
 from headset.readers import Source, place, read
-from headset.sampler import stratified_cut
 from headset.source_settings import SourceSettings
 from headset.steps import SourcePart
 
@@ -62,7 +62,7 @@ class DataSource:
         self.heads: dict[str, Head] = {}
         self.columns: dict[str, LabelColumn | None] = {}
         self._tables: dict[str, Dataset] = {}
-        self._cut: tuple[list[int], ...] = ()
+        self._apart: np.ndarray | None = None  # of each row of train whether it is for validation
 
     def connect(
         self, processor: Processor, heads: Mapping[str, Head], columns: Mapping[str, LabelColumn | None]
@@ -77,7 +77,7 @@ class DataSource:
         missing = self.settings.missing_labels
         self.processor, self.heads = processor, dict(heads)
         self.columns = {name: column and replace(column, missing=missing) for name, column in columns.items()}
-        self._cut = ()
+        self._apart = None
 
     @property
     def reads(self) -> str:
@@ -217,37 +217,35 @@ class DataSource:
         except RowError as error:
             exact = place(self.location(split), error.row, self.settings.conll_columns)
             raise HeadsetError(f"{self.table(split)}: {exact}: {error.message}") from error
-        examples = self._part(examples, split)
-        rows = count_rows(examples)
+        rows = column_array(examples, "row")
+        mine = self._part(rows, split)
+        kept = mine
         if len(columns) == len(self.columns) and self.settings.missing_labels:
-            examples = labelled(examples, columns)
-        self._tell(split, examples, rows - count_rows(examples), encoder)
-        return examples.remove_columns([name for name in ("truncated",) if name in examples.column_names])
-
-    def _part(self, examples: Dataset, split: str) -> Dataset:
-        """The examples of rows that belong to a split; all of them, unless validation is cut from train."""
-        if self.share is None or split not in ("train", "validation"):
-            return examples
-        if not self._cut:
-            rows = self.raw("train")
-            classes = [c for c in self.columns.values() if c is not None and isinstance(c.target, ClassTarget)][:1]
-            for column in classes:
-                self.check_columns("train", column.names)
-            groups = [list(map(str, column.all_values(rows))) for column in classes] or [[""] * len(rows)]
-            with self.told():
-                self._cut = stratified_cut(groups[0], self.share, self.seed)
-        return examples.select(np.flatnonzero(np.isin(examples["row"][:], self._cut[split == "validation"])))
-
-    def _tell(self, split: str, examples: Dataset, bare: int, encoder: Encoder) -> None:
-        rows = count_rows(examples)
-        told = f"{split}: {rows} rows from {self.place(split)}"
-        if len(examples) > rows:
-            told += f", in {len(examples)} parts of at most {encoder.length} tokens"
+            kept = mine & labelled(examples, columns)
+        told = f"{split}: {_count(rows[kept])} rows from {where}"
+        if kept.sum() > _count(rows[kept]):
+            told += f", in {kept.sum()} parts of at most {encoder.length} tokens"
         if "truncated" in examples.column_names:
-            told += f"; {sum(examples['truncated'][:])} of them cut to {encoder.limit}"
-        if bare:
+            told += f"; {column_array(examples, 'truncated')[kept].sum()} of them cut to {encoder.limit}"
+            examples = examples.remove_columns("truncated")
+        if bare := _count(rows[mine]) - _count(rows[kept]):
             told += f"; {bare} more have no label and are left out"
         rank_zero_info(told)
+        return examples if kept.all() else examples.select(np.flatnonzero(kept))
+
+    def _part(self, rows: np.ndarray, split: str) -> np.ndarray:
+        """Which of some rows belong to a split: all of them, unless validation is cut from train."""
+        if self.share is None or split not in ("train", "validation"):
+            return np.ones(len(rows), dtype=bool)
+        if self._apart is None:
+            classes = [c for c in self.columns.values() if c is not None and isinstance(c.target, ClassTarget)]
+            if classes:
+                self.check_columns("train", classes[0].names)
+            groups = row_groups(self.raw("train"), classes[0] if classes else None)
+            with self.told():
+                self._apart = stratified_cut(groups, self.share, self.seed)
+        apart: np.ndarray = self._apart[rows]
+        return apart if split == "validation" else ~apart
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -264,3 +262,8 @@ class DataSource:
 
 def _names(columns: Sequence[str] | str | None) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns or ())
+
+
+def _count(rows: np.ndarray) -> int:
+    """How many different rows there are, which stand in order."""
+    return int(np.count_nonzero(np.diff(rows))) + min(len(rows), 1)

@@ -1,6 +1,5 @@
 """From texts to token ids, and from token ids to a padded batch."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -208,7 +207,7 @@ def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         tokenizer.model_input_names,
     )
     if tokenizer.is_fast:
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        return [repr(settings), json.dumps(backend | {"truncation": None, "padding": None})]
+        text = tokenizer.backend_tokenizer.to_str()
+        return [repr(settings), text[text.index('"added_tokens"') :]]  # before it stand truncation and padding
     options = {key: value for key, value in tokenizer.init_kwargs.items() if key not in ("name_or_path", "vocab_file")}
     return [repr(settings), repr(sorted(tokenizer.get_vocab().items())), repr(sorted(options.items()))]

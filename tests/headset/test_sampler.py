@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from backbones.errors import HeadsetError
-from headset.sampler import SourceBatches, check_sampling, source_shares, stratified_cut
+from headset.sampler import SourceBatches, check_sampling, source_shares
 
 SIZES = {"rows": st.integers(1, 60), "batch_size": st.integers(1, 9), "world": st.integers(1, 5)}
 SEVERAL = {
@@ -168,20 +168,3 @@ def test_processes_are_asked_for_when_batches_are_made(monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     assert len(sampler) == 3
     assert [rows for _, rows in sampler] == [[1, 3], [5, 7], [9]]
-
-
-@given(st.lists(st.sampled_from("aaaaabbbc"), min_size=2, max_size=80), st.floats(0.05, 0.6), st.integers(0, 3))
-def test_cut_keeps_shares_and_a_row_of_each_group(groups, share, seed):
-    sizes = Counter(groups)
-    if max(sizes.values()) == 1:
-        with pytest.raises(HeadsetError, match="No rows of"):
-            stratified_cut(groups, share, seed)
-        return
-    kept, apart = stratified_cut(groups, share, seed)
-    assert sorted(kept + apart) == list(range(len(groups)))
-    assert (kept, apart) == stratified_cut(groups, share, seed)
-    taken = Counter(groups[row] for row in apart)
-    for group, size in sizes.items():
-        assert taken[group] < size
-        assert abs(taken[group] - share * size) < 1 or size - taken[group] == 1
-    assert apart
