@@ -152,7 +152,8 @@ def labelled(examples: Dataset, columns: Iterable[str]) -> np.ndarray:
     """For each of the examples whether it has a label for some head."""
     table = examples.select_columns([LABEL + name for name in columns]).with_format("arrow")
     parts = table.iter(PART)
-    return np.concatenate([np.any([column.is_valid() for column in part.columns], axis=0) for part in parts])
+    some: list[np.ndarray] = [np.any([column.is_valid() for column in part.columns], axis=0) for part in parts]
+    return np.concatenate(some)
 
 
 def _features(rows: Dataset, maker: ExampleMaker) -> Features:

@@ -132,7 +132,7 @@ def _parquet_rows(file: pq.ParquetFile) -> int:
     """The rows of a part, by the mean size of all and by that of the first ones, which no dictionary makes small."""
     stored = sum(file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups))
     first = next(file.iter_batches(100), None)
-    row = max(stored // max(file.metadata.num_rows, 1), first.nbytes // max(len(first), 1) if first else 0, 1)
+    row: int = max(stored // max(file.metadata.num_rows, 1), first.nbytes // max(len(first), 1) if first else 0, 1)
     return max(min(CHUNK, CHUNK_SIZE // row), 1)
 
 
