@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint sweep quality
+.PHONY: demo test lint sweep quality fuzz
 
 demo: .venv/demo-installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -11,6 +11,9 @@ test: .venv/dev-installed
 
 sweep: .venv/dev-installed
 	$(BIN)/python -m tests.sweep --write docs/architectures.md
+
+fuzz: .venv/dev-installed
+	$(BIN)/python -m tests.fuzz --minutes 10
 
 quality: .venv/dev-installed
 	$(BIN)/python -m benchmarks.quality --write docs/quality.md

@@ -11,7 +11,7 @@ from transformers.utils.generic import ModelOutput
 
 from backbones.adapters import adapted_layer, inject_lora
 from backbones.calls import BackboneCall
-from backbones.errors import HeadsetError
+from backbones.errors import HeadsetError, told_of
 from backbones.freezing import freeze
 from backbones.loading import base_of, load_base_model, load_config
 from backbones.options import BackboneOptions
@@ -124,9 +124,10 @@ class Backbone(nn.Module):
         if options.attn_implementation is not None:
             kwargs["attn_implementation"] = options.attn_implementation
         if options.config is not None:
-            config = config_from_dict(options.config)
-            kwargs["dtype"] = getattr(torch, options.dtype)
-            backbone = cls(rebuild_empty(config, options.class_name, **kwargs), config)
+            with told_of("The backbone's configuration"):
+                config = config_from_dict(options.config)
+                kwargs["dtype"] = getattr(torch, options.dtype)
+                backbone = cls(rebuild_empty(config, options.class_name, **kwargs), config)
         elif options.random_weights:
             backbone = cls.from_config(load_config(options.path, revision=options.revision), **kwargs)
         else:

@@ -2,13 +2,27 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["HeadsetError", "did_you_mean", "invalid_choice"]
+__all__ = ["HeadsetError", "did_you_mean", "invalid_choice", "told_of"]
+
+LONGEST = 500  # characters of what another library says
 
 
 class HeadsetError(ValueError):
-    """A mistake in the settings or in the data, told in one message that says what to do next."""
+    r"""A mistake in the settings or in the data, told in one line that says what to do next.
+
+    Whatever it tells of files, it stays one line without control characters.
+
+    >>> print(HeadsetError("Unknown label 'a\nb\x1b[2J'."))
+    Unknown label 'a b\x1b[2J'.
+    """
+
+    def __str__(self) -> str:
+        """The message."""
+        line = " ".join(part.strip() for part in super().__str__().splitlines())
+        return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in line)
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -35,3 +49,25 @@ def invalid_choice(what: str, got: object, options: Iterable[str]) -> HeadsetErr
     noun, where = re.fullmatch(r"(.*?)((?: (?:in|of) .*)?)", what).groups()  # type: ignore[union-attr]
     plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
     return HeadsetError(f"Invalid {what}: {got!r}. Valid {plural}{where}: {listed}.{did_you_mean(str(got), options)}")
+
+
+@contextmanager
+def told_of(path: str, what: str = "cannot be used") -> Iterator[None]:
+    """Name a file in all errors of what is made of it; what other libraries raise of it is a mistake in it.
+
+    Errors of the machine pass: no memory, and what the system says of files.
+
+    Raises:
+        HeadsetError: What is made of the file fails.
+    """
+    try:
+        yield
+    except HeadsetError as error:
+        if path in str(error):
+            raise
+        raise HeadsetError(f"{path}: {error}") from error
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None or "memory" in text:
+            raise
+        raise HeadsetError(f"{path} {what}: {text[:LONGEST]}") from error

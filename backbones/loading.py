@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -65,7 +64,7 @@ def load_config(path: str, **kwargs: Any) -> PretrainedConfig:
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(resolve_path(path), trust_remote_code=False, **kwargs)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # it is the file that decides what fails
         raise _not_loadable(path, error) from error
     return config
 
@@ -129,7 +128,7 @@ def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             resolve_path(path), trust_remote_code=False, **kwargs
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise HeadsetError(
             f"No tokenizer could be loaded from {path}: {_first_line(error)} "
             "Give a folder or hub id that has one: --model.processor PATH"
@@ -156,15 +155,17 @@ def _load(kind: Any, path: str, **kwargs: Any) -> tuple[PreTrainedModel, list[st
     place = resolve_path(path)
     try:
         model, info = kind.from_pretrained(place, output_loading_info=True, trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            raise
         raise _not_loadable(path, error) from error
     return model, sorted(info["missing_keys"])
 
 
 def own_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """The class of transformers that wrote the checkpoint, by the name in its configuration."""
-    names = config.architectures or [""]
-    kind = getattr(transformers, names[0], None)
+    names = config.architectures
+    kind = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
     return kind if isinstance(kind, type) and issubclass(kind, PreTrainedModel) else None
 
 
@@ -243,4 +244,5 @@ def _not_loadable(path: str, error: Exception) -> HeadsetError:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return line if line and isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"

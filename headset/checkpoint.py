@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import torch
 
 from backbones.backbone import Backbone, BackboneOptions
-from backbones.errors import HeadsetError
+from backbones.errors import HeadsetError, told_of
 from heads.base import Head
 from heads.registry import make_head
+from headset.description import check_sizes, is_description
 from headset.model import Headset
 from headset.processors import Processor, processor_from_files
 
@@ -24,7 +24,6 @@ __all__ = [
     "check_same",
     "describe",
     "fitting_weights",
-    "is_description",
     "load_checkpoint",
     "make_heads",
     "read_checkpoint",
@@ -43,20 +42,6 @@ def describe(headset: Headset) -> dict[str, Any]:
         "states": dict(headset.states),
         "run": headset.run,
     }
-
-
-def is_description(value: Any) -> bool:
-    """Whether a value from a file has the form of what `describe` gives, so that nothing is loaded from elsewhere."""
-    try:
-        options, heads, labels = BackboneOptions(**value["backbone"]), value["heads"].values(), value["labels"].values()
-        return (
-            isinstance(options.config, dict)
-            and all(isinstance(spec["class_path"], str) and isinstance(spec["init_args"], dict) for spec in heads)
-            and all(names is None or all(isinstance(name, str) for name in names) for names in labels)
-            and isinstance(value["states"], dict)
-        )
-    except (KeyError, TypeError, AttributeError):
-        return False
 
 
 def make_heads(description: Mapping[str, Any], trust_heads: bool) -> dict[str, Head]:
@@ -92,13 +77,18 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise HeadsetError(f"{path} is a folder; a checkpoint of one file is needed.")
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except Exception as error:  # damaged files make torch fail in many ways
         raise HeadsetError(
             f"{path} cannot be read as a checkpoint of weights and plain values; it is damaged, of another kind, or "
             "unsafe. Is it whole, and made by headset?"
         ) from error
     if not isinstance(content, dict) or not is_description(content.get("hyper_parameters")):
         raise HeadsetError(f"{path} is not a checkpoint of a headset.")
+    weights, data = content.get("state_dict"), content.get("datamodule_hyper_parameters", {})
+    if not (isinstance(weights, dict) and isinstance(data, dict) and all(map(torch.is_tensor, weights.values()))):
+        raise HeadsetError(f"{path} holds no weights, or its settings are damaged.")
+    with told_of(path):
+        check_sizes(content["hyper_parameters"], [weight.shape for weight in weights.values()])
     return content
 
 
@@ -192,11 +182,13 @@ def load_checkpoint(path: str, trust_heads: bool = False) -> Headset:
     """
     content = read_checkpoint(path)
     hparams = content["hyper_parameters"]
-    heads, files = make_heads(hparams, trust_heads), hparams.get("processor")
-    headset = build_headset(hparams, heads, processor_from_files(files, heads) if files else None)
     weights = content["state_dict"]
-    with fitting_weights():
-        headset.load_state_dict({key.removeprefix(PREFIX): weights[key] for key in weights if key.startswith(PREFIX)})
+    with told_of(path):
+        heads, files = make_heads(hparams, trust_heads), hparams.get("processor")
+        headset = build_headset(hparams, heads, processor_from_files(files, heads) if files else None)
+        ours = {key.removeprefix(PREFIX): weights[key] for key in weights if key.startswith(PREFIX)}
+        with fitting_weights():
+            headset.load_state_dict(ours)
     return headset.eval()
 
 

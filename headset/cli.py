@@ -60,12 +60,21 @@ def run(arguments: list[str]) -> None:
         HeadsetCLI(arguments)
     except MisconfigurationException as error:
         raise HeadsetError(f"Lightning says: {error}") from error
+    except UnicodeDecodeError as error:
+        raise HeadsetError(f"A configuration is not UTF-8: {_given(arguments)}: {error}.") from error
     except SyntaxError as error:
         raise HeadsetError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
     except RuntimeError as error:
         if "conditioned on metric" not in str(error):
             raise
         raise HeadsetError(f"Lightning says: {' '.join(str(error).split())}") from error
+
+
+def _given(arguments: list[str]) -> str:
+    """The configurations on a command line."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("-c", "--config", action="append", default=[])
+    return ", ".join(early.parse_known_args(arguments)[0].config)
 
 
 class HeadsetCLI(LightningCLI):

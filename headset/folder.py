@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 
-from backbones.errors import HeadsetError
-from headset.checkpoint import build_headset, describe, is_description, make_heads
+from backbones.errors import HeadsetError, told_of
+from headset.checkpoint import build_headset, describe, make_heads
+from headset.description import check_sizes, is_description
 from headset.environment import environment
 from headset.model import Headset
 from headset.processors import load_processor
@@ -91,11 +93,18 @@ def load_folder(folder: str, trust_heads: bool = False) -> Headset:
         raise HeadsetError(f"{folder} holds no headset: it has no {DESCRIPTION}. Headset.save_pretrained writes one.")
     try:
         description = json.loads((place / DESCRIPTION).read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         description = None
     if not is_description(description):
         raise HeadsetError(f"{place / DESCRIPTION} is damaged, or of another version of headset.")
-    heads, files = make_heads(description, trust_heads), place / PROCESSOR
-    headset = build_headset(description, heads, load_processor(str(files), heads) if files.is_dir() else None)
-    load_model(headset, place / WEIGHTS)
+    with told_of(folder):
+        check_sizes(description, _shapes(place / WEIGHTS))
+        heads, files = make_heads(description, trust_heads), place / PROCESSOR
+        headset = build_headset(description, heads, load_processor(str(files), heads) if files.is_dir() else None)
+        load_model(headset, place / WEIGHTS)
     return headset.eval()
+
+
+def _shapes(file: Path) -> list[Sequence[int]]:
+    with safe_open(file, "pt") as weights:
+        return [weights.get_slice(name).get_shape() for name in weights.keys()]

@@ -61,8 +61,9 @@ def tables(path: Path, conll_columns: list[str] | None = None) -> Iterator[pa.Ta
     while part := _part(records):
         names = list(dict.fromkeys(name for record in part for name in record.values))
         for name in names:
-            if "\0" in name:
-                raise HeadsetError(f"{path}: the name of a column has a NUL character in it: {name!r}.")
+            if odd := re.search("[\0\ud800-\udfff]", name):
+                kind = "a NUL" if odd[0] == "\0" else "half a"
+                raise HeadsetError(f"{path}: the name of a column has {kind} character in it: {name!r}.")
         yield pa.table({name: _column(path, start, part, name) for name in names})
         start += len(part)
 
@@ -281,13 +282,13 @@ def _conll(path: Path, columns: list[str] | None) -> Iterator[Record]:
                 continue
             cells = text.split("\t") if "\t" in text else re.split(" +", text)
             # In CoNLL-U, comments begin with #, and 3-4 and 5.1 number what are not words of the text.
-            if conllu and (text.startswith("#") or not cells[0].isdecimal()):
+            if conllu and (text.startswith("#") or re.fullmatch(r"\d+[-.]\d+", cells[0])):
                 continue
             names = names or _names(len(cells))
-            if len(cells) != len(names) or not all(cells):
+            if len(cells) != len(names) or not all(cells) or (conllu and not cells[0].isdecimal()):
                 raise HeadsetError(
                     f"{path}, line {number}: expected {len(names)} columns ({', '.join(names)}) with tabs or spaces "
-                    f"between them, got {text!r}."
+                    f"between them{', the first a number' * conllu}, got {text!r}."
                 )
             start = start if words else number
             words.append(cells)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
 
-from backbones.errors import HeadsetError
+from backbones.errors import HeadsetError, told_of
 from headset.folder import DESCRIPTION
 
 __all__ = ["describe_path", "info"]
@@ -49,15 +49,12 @@ def describe_path(path: str) -> dict[str, Any]:
 
         content = read_checkpoint(path)
         when = f"epoch {content.get('epoch')}, step {content.get('global_step')}"
-        return _described(content["hyper_parameters"]) | {"kind": f"checkpoint, {when}"}
+        with told_of(path):
+            return _described(content["hyper_parameters"]) | {"kind": f"checkpoint, {when}"}
     for mark, describe in KINDS.items():
         if (place / mark).is_file():
-            try:
+            with told_of(str(place / mark), "is not what it should be"):
                 return describe(place)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise HeadsetError(
-                    f"{place / mark} is not what it should be: {error!r} is missing or wrong."
-                ) from error
     exports = [child for child in sorted(place.iterdir()) if any((child / mark).is_file() for mark in KINDS)]
     if not exports:
         raise HeadsetError(f"{path} holds no checkpoint, no saved headset and no export.")

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from backbones.backbone import Backbone, BackboneOptions
-from backbones.errors import HeadsetError
+from backbones.errors import HeadsetError, told_of
 from backbones.freezing import reinitialize_layers
 from backbones.loading import limit_length, load_config
 from heads.base import Head
@@ -229,13 +229,14 @@ class LitHeadset(Stages):
         known = inspect.signature(cls).parameters
         settings = {key: value for key, value in hparams.items() if key in known} | {
             "backbone": BackboneOptions(**hparams["backbone"]),
-            "heads": make_heads(hparams, trust_heads),
             "processor": None,
         }
-        module = cls(**(settings | kwargs))
-        module.restore(hparams)
-        module.configure_model()
-        module.load_state_dict(content["state_dict"])
+        with told_of(checkpoint_path):
+            settings["heads"] = make_heads(hparams, trust_heads)
+            module = cls(**(settings | kwargs))
+            module.restore(hparams)
+            module.configure_model()
+            module.load_state_dict(content["state_dict"])
         return module if map_location is None else module.to(map_location)
 
     def setup(self, stage: str) -> None:

@@ -45,7 +45,7 @@ def load_processor(path: str, heads: Mapping[str, Head], **kwargs: Any) -> Proce
     what, kind = LOADERS[reads]
     try:
         processor: Processor = kind.from_pretrained(resolve_path(path), trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # it is the file that decides what fails
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise HeadsetError(
             f"No {what} could be loaded from {path}: {reason} Say where there is one: --model.processor PATH"

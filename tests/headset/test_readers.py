@@ -279,3 +279,14 @@ def test_a_cache_folder_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", write(tmp_path, "cache", "a file"))
     message = error(write(tmp_path, "a.csv", "text\na\n"))
     assert f"The cache folder {tmp_path / 'cache' / 'headset'} cannot be written to. Set HF_DATASETS_CACHE" in message
+
+
+def test_a_line_without_a_number_in_conllu_is_told_and_not_passed_over(tmp_path):
+    words = "1\tin\n\tdem\n3\tHaus\n"
+    with pytest.raises(HeadsetError, match=r"line 2: expected 2 columns.*the first a number"):
+        read(write(tmp_path, "a.conllu", words), "train", ["id", "form"])
+
+
+def test_half_a_character_in_the_name_of_a_column(tmp_path):
+    with pytest.raises(HeadsetError, match="half a character"):
+        read(write(tmp_path, "a.jsonl", '{"a\\ud800": 1}\n'), "train")
