@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,13 +72,14 @@ class Target(ABC):
         raise HeadsetError(f"{type(self).__name__} takes one column of labels, and {len(values)} are named.")
 
 
-def pad_rows(rows: Iterable[Sequence[int]], value: int, length: int, padding_side: str) -> Tensor:
+def pad_rows(rows: Iterable[Sequence[int] | np.ndarray], value: int, length: int, padding_side: str) -> Tensor:
     """Rows of whole numbers as int64 ``(B, length)``, filled up with ``value``."""
-    filled = []
-    for row in rows:
-        rest = [value] * (length - len(row))
-        filled.append([*rest, *row] if padding_side == "left" else [*row, *rest])
-    return torch.tensor(filled)
+    rows = list(rows)
+    filled = np.full((len(rows), length), value, dtype=np.int64)
+    for place, row in enumerate(rows):
+        start = length - len(row) if padding_side == "left" else 0
+        filled[place, start : start + len(row)] = row
+    return torch.from_numpy(filled)
 
 
 def shown(value: Any) -> str:

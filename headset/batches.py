@@ -14,6 +14,7 @@ from heads.targets import Target
 from headset.audio_encoder import AudioEncoder
 from headset.choice_encoder import ChoiceEncoder
 from headset.chunk_encoder import ChunkEncoder
+from headset.columns import plain
 from headset.document_encoder import DocumentEncoder
 from headset.encoders import Encoder
 from headset.image_encoder import ImageEncoder
@@ -54,7 +55,7 @@ class Collator:
             [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
         )
         length = batch["input_ids"].shape[-1] if "input_ids" in batch else 0
-        columns = {name: rows[LABEL + name] for name in self.targets if LABEL + name in rows}
+        columns = {name: list(map(plain, rows[LABEL + name])) for name in self.targets if LABEL + name in rows}
         present = {
             name: [place for place, value in enumerate(values) if value is not None] for name, values in columns.items()
         }

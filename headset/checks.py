@@ -29,6 +29,7 @@ LEAST = {
     "stride": 0,
     "max_windows": 1,
     "batch_size": 1,
+    "batch_tokens": 1,
     "eval_batch_size": 1,
     "num_workers": 0,
     "num_proc": 1,

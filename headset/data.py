@@ -1,6 +1,7 @@
 """The data of a run: the tables of its sources become label sets, tokenised examples, and batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
@@ -13,6 +14,8 @@ from heads.label_counts import LabelCounts
 from headset.label_sets import LabelSets
 from headset.label_statistics import count_labels
 from headset.labels import Labels, label_columns
+from headset.loader import ResumableLoader
+from headset.orders import WindowOrder
 from headset.processors import Processor
 from headset.readers import Source
 from headset.sampler import Sampling, check_sampling
@@ -59,6 +62,8 @@ class TextData(LightningDataModule):
         max_windows: The most windows of a text, for heads that have ``windows``; the rest is cut off.
         max_seconds: Where sounds are cut; by default only where the feature extractor does.
         batch_size: The rows of a training batch, in each process; of questions the windows.
+        batch_tokens: The most tokens of a training batch instead, in each process, counted with padding: of rows of
+            similar length, as many as fit.
         eval_batch_size: The rows of any other batch, with all of their windows; by default ``batch_size``.
         num_workers: The worker processes of each data loader.
         num_proc: The processes that tokenise.
@@ -97,6 +102,7 @@ class TextData(LightningDataModule):
         stride: int | None = None,
         max_windows: int | None = None,
         batch_size: int = 32,
+        batch_tokens: int | None = None,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         num_proc: int | None = None,
@@ -122,6 +128,9 @@ class TextData(LightningDataModule):
         self.loaded: set[str] = set()
         # Heads that are not trained, and so need no rows.
         self.idle: set[str] = set()
+        # Where the order of the rows to predict is restored: called with theirs when their loader is made, it gives the
+        # number of batches that are done.
+        self.begin_prediction: Callable[[WindowOrder], int] | None = None
         self._prediction: DataSource | None = None
         self._connection: tuple[Any, ...] = ()
 
@@ -223,21 +232,26 @@ class TextData(LightningDataModule):
         return self._loader("train", shuffle=not overfit)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Batches of ``validation``, in order, source by source; none where there is none."""
+        """Batches of ``validation``, source by source; none where there is none."""
         return self._loader("validation") if "validation" in self.datasets else []
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Batches of ``test``, in order, source by source."""
+        """Batches of ``test``, source by source."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Batches of ``predict``, in order."""
-        return self._loader("predict")
+        """Batches of ``predict``: in order, unless ``begin_prediction`` is set."""
+        loader = self._loader("predict")
+        if self.begin_prediction is not None:
+            loader.skip = self.begin_prediction(loader.sampler.orders[""])  # type: ignore[attr-defined]
+        return loader
 
-    def _loader(self, split: str, shuffle: bool = False) -> DataLoader[Any]:
+    def _loader(self, split: str, shuffle: bool = False) -> ResumableLoader:
         sources = {"": self._predicted()} if split == "predict" else self.sources
         sampling = self.sampling if shuffle or (split == "train" and self.sampling == "all") else "size"
         parts = {name: sources[name].part(split, rows, self.heads) for name, rows in self.datasets[split].items()}
+        if split == "predict" and self.begin_prediction is None:
+            parts = {name: replace(part, windows=False) for name, part in parts.items()}
         loader = step_loader(parts, shuffle, sampling, self.seed, self.epoch, self.num_workers)
         loader.skip = self.done if split == "train" else 0
         return loader

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from backbones.errors import HeadsetError
@@ -172,9 +173,9 @@ class QuestionEncoder(TextEncoder):
         offsets = torch.full((*batch["input_ids"].shape, 2), NOWHERE)
         for window, characters in enumerate(_flat(examples, "offsets")):
             start = int(before[window])
-            offsets[window, start : start + len(characters)] = torch.tensor(characters)
+            offsets[window, start : start + len(characters)] = torch.from_numpy(np.asarray(characters))
         meta = batch["meta"] | {"windows": [len(example["input_ids"]) for example in examples], "offsets": offsets}
-        meta["no_answer"] = torch.tensor(list(_flat(examples, "no_answer"))) + before
+        meta["no_answer"] = torch.tensor([int(token) for token in _flat(examples, "no_answer")]) + before
         for name, key in {"row": "rows", "context": "contexts"}.items():
             if name in examples[0]:
                 meta[key] = [example[name] for example in examples]

@@ -1,6 +1,7 @@
 """Which rows of which source make up a batch, in one process or several."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, repeat
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import distributed
 from torch.utils.data import DistributedSampler, SequentialSampler
 
 from backbones.errors import HeadsetError, invalid_choice
+from headset.orders import Order
 
 __all__ = ["Sampling", "SourceBatches", "check_sampling", "source_shares"]
 
@@ -55,13 +57,12 @@ def source_shares(sizes: Mapping[str, int], sampling: Sampling) -> dict[str, flo
 class SourceBatches(DistributedSampler[Any], SequentialSampler):
     """The batches of each step: the name of a source and numbers of rows in it, or a list of such, one of each source.
 
-    With W processes a batch of ``batch_size * W`` rows of a source is dealt out among them, so that two processes of b
-    rows train on what one process of 2b rows would. All processes have a batch of the same source in a step, and
-    equally many batches: where the last rows are too few to give each process one, they join the batch before.
+    With W processes a batch of W times as many rows, or tokens, of a source is dealt out among them, so that two
+    processes of b rows train on what one process of 2b rows would. All processes have a batch of the same source in a
+    step, and equally many batches: where the last rows are too few to give each process one, they join those before.
 
     Args:
-        sizes: The number of rows of each source.
-        batch_sizes: The rows of one batch in one process, by source.
+        orders: How the rows of each source become batches.
         shuffle: Whether each epoch has its own order; if not, sources come one after the other.
         sampling: ``size`` takes every batch of every source once an epoch. A temperature or weights draw as many
             batches, each from a source drawn by `source_shares`. With ``all`` a step has a batch of every source, and
@@ -73,18 +74,16 @@ class SourceBatches(DistributedSampler[Any], SequentialSampler):
 
     def __init__(
         self,
-        sizes: Mapping[str, int],
-        batch_sizes: Mapping[str, int],
+        orders: Mapping[str, Order],
         shuffle: bool = False,
         sampling: Sampling = "size",
         seed: int = 0,
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        rows: Any = range(sum(sizes.values()))
+        rows: Any = range(sum(order.rows for order in orders.values()))
         super().__init__(rows, num_replicas or 1, rank or 0, shuffle, seed)
-        self.sizes = dict(sizes)
-        self.batch_sizes = dict(batch_sizes)
+        self.orders = dict(orders)
         self.sampling = sampling
         self.fixed = num_replicas is not None
 
@@ -94,59 +93,54 @@ class SourceBatches(DistributedSampler[Any], SequentialSampler):
             return self.num_replicas, self.rank
         return distributed.get_world_size(), distributed.get_rank()
 
-    def starts(self, source: str) -> list[int]:
-        """Where in the order of a source each batch of all processes begins.
+    def counts(self) -> dict[str, int]:
+        """How many batches each source has.
 
         Raises:
-            HeadsetError: There are fewer rows than processes.
+            HeadsetError: A source has fewer rows than there are processes.
         """
         world, _ = self.processes()
-        rows = self.sizes[source]
-        if rows < world:
-            of = f" of {source}" if source else ""
-            raise HeadsetError(f"{rows} rows{of} cannot be shared among {world} processes. Use at most {rows} devices.")
-        starts = list(range(0, rows, self.batch_sizes[source] * world))
-        return starts[:-1] if rows - starts[-1] < world else starts
+        for source, order in self.orders.items():
+            if order.rows < world:
+                of = f" of {source}" if source else ""
+                raise HeadsetError(
+                    f"{order.rows} rows{of} cannot be shared among {world} processes. Use at most {order.rows} devices."
+                )
+        return {source: order.count(world) for source, order in self.orders.items()}
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of this process."""
-        streams = {name: self._stream(place, name) for place, name in enumerate(self.sizes)}
-        for names in self._steps():
+        streams = {name: self._stream(place, name) for place, name in enumerate(self.orders)}
+        for names in self._steps(self.counts()):
             batches = [(name, next(streams[name])) for name in names]
             yield batches if self.sampling == "all" else batches[0]
 
     def __len__(self) -> int:
         """The number of batches of an epoch, the same in every process."""
-        counts = [len(self.starts(name)) for name in self.sizes]
+        counts = self.counts().values()
         return max(counts) if self.sampling == "all" else sum(counts)
 
-    def _steps(self) -> list[list[str]]:
+    def _steps(self, counts: Mapping[str, int]) -> Iterator[list[str]]:
         """The sources of each step."""
-        counts = {name: len(self.starts(name)) for name in self.sizes}
+        names, numbers = list(counts), list(counts.values())
         if self.sampling == "all":
-            return [list(counts)] * max(counts.values())
-        steps = [[name] for name, count in counts.items() for _ in range(count)]
-        if not self.shuffle or len(counts) == 1:
-            return steps
-        generator = self._generator(len(self.sizes), 0)
-        if self.sampling == "size":
-            return [steps[place] for place in torch.randperm(len(steps), generator=generator).tolist()]
-        shares = source_shares(self.sizes, self.sampling)
-        drawn = torch.multinomial(torch.tensor([*shares.values()]), len(steps), True, generator=generator)
-        return [[list(shares)[place]] for place in drawn.tolist()]
+            yield from repeat(names, max(numbers))
+            return
+        steps = torch.arange(len(names)).repeat_interleave(torch.tensor(numbers))
+        if self.shuffle and len(names) > 1:
+            generator = self._generator(len(names), 0)
+            if self.sampling == "size":
+                steps = steps[torch.randperm(len(steps), generator=generator)]
+            else:
+                shares = source_shares({name: order.rows for name, order in self.orders.items()}, self.sampling)
+                steps = torch.multinomial(torch.tensor([*shares.values()]), len(steps), True, generator=generator)
+        yield from ([names[place]] for place in steps.numpy())
 
     def _stream(self, place: int, source: str) -> Iterator[list[int]]:
         """The batches of a source for this process, without an end: each time round in another order."""
-        rows = self.sizes[source]
-        world, rank = self.processes()
-        starts = self.starts(source)
-        turn = 0
-        while True:
-            generator = self._generator(place, turn)
-            order = torch.randperm(rows, generator=generator).tolist() if self.shuffle else list(range(rows))
-            for start, end in zip(starts, [*starts[1:], rows], strict=True):
-                yield order[start:end][rank::world]
-            turn += 1
+        for turn in count():
+            generator = self._generator(place, turn) if self.shuffle else None
+            yield from self.orders[source].batches(*self.processes(), generator)
 
     def _generator(self, place: int, turn: int) -> torch.Generator:
         """What an order comes from: another one in each epoch, source and turn, the same in all processes."""

@@ -57,6 +57,7 @@ class SourceSettings:
     stride: int | None = None
     max_windows: int | None = None
     batch_size: int = 32
+    batch_tokens: int | None = None
     eval_batch_size: int | None = None
     conll_columns: list[str] | None = None
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from backbones.errors import HeadsetError
 from heads.base import Head
-from heads.targets import ClassTarget
+from heads.targets import ClassTarget, PairTarget
 from headset.batches import Collator, make_encoder
 from headset.checks import (
     RowError,
@@ -113,6 +113,10 @@ class DataSource:
                 if split != "predict"
             }
             check_pairs(self.heads, self.text, sizes)
+            if self.settings.batch_tokens is not None and self.reads in ("image", "audio"):
+                raise HeadsetError(
+                    f"batch_tokens is set, and the heads read {self.reads}, which has no tokens. Set batch_size."
+                )
 
     def encoder(self, split: str) -> Encoder:
         """What makes the inputs of a split.
@@ -142,7 +146,16 @@ class DataSource:
         some = mine != tuple(heads) or (split != "predict" and self.settings.missing_labels)
         targets = {name: target for name, head in self.heads.items() if (target := head.target()) is not None}
         collator = Collator(self.encoder(split), targets, mine if some else None, self.name)
-        return SourcePart(rows, self.batch_size(split), collator)
+        train = split == "train"
+        # What is measured within a batch depends on which rows that has.
+        in_batch = any(isinstance(target, PairTarget) and not target.scored for target in targets.values())
+        return SourcePart(
+            rows,
+            self.batch_size(split),
+            collator,
+            batch_tokens=self.settings.batch_tokens if train else None,
+            windows=split == "predict" or not (train or in_batch),
+        )
 
     def table(self, split: str) -> str:
         """The split whose table holds the rows: ``train`` also for a share of it."""

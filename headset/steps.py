@@ -8,7 +8,9 @@ from datasets import Dataset
 from torch.utils.data import Dataset as Table
 
 from headset.batches import Collator
+from headset.columns import Columns, Sizes
 from headset.loader import ResumableLoader
+from headset.orders import Order, RowOrder, TokenOrder, WindowOrder
 from headset.sampler import Sampling, SourceBatches
 
 __all__ = ["SourcePart", "step_loader"]
@@ -22,18 +24,32 @@ class SourcePart:
         rows: The examples.
         batch_size: The rows of a batch, in each process.
         collator: What makes a batch of rows.
+        batch_tokens: The most tokens of a batch instead, in each process.
+        windows: Whether it is made in windows of rows, each sorted by length.
     """
 
     rows: Dataset
     batch_size: int
     collator: Collator
+    batch_tokens: int | None = None
+    windows: bool = False
+
+    @property
+    def order(self) -> Order:
+        """How its rows become batches."""
+        if self.batch_tokens is not None:
+            return TokenOrder(len(self.rows), self.batch_tokens, Sizes(self.rows), self.collator.source)
+        if self.windows:
+            measure = Sizes(self.rows) if "input_ids" in self.rows.column_names else None
+            return WindowOrder(len(self.rows), self.batch_size, measure)
+        return RowOrder(len(self.rows), self.batch_size)
 
 
 class StepRows(Table[Any]):
     """The examples of all sources, by what `SourceBatches` gives for a step."""
 
     def __init__(self, parts: Mapping[str, SourcePart]) -> None:
-        self.rows = {name: part.rows for name, part in parts.items()}
+        self.rows = {name: Columns(part.rows) for name, part in parts.items()}
 
     def __len__(self) -> int:
         """The number of all rows."""
@@ -75,9 +91,8 @@ def step_loader(
         workers: The number of worker processes.
     """
     parts = {name: part for name, part in parts.items() if len(part.rows)}
-    sizes = {name: len(part.rows) for name, part in parts.items()}
-    batch_sizes = {name: part.batch_size for name, part in parts.items()}
-    steps: Any = SourceBatches(sizes, batch_sizes, shuffle, sampling, seed)
+    orders = {name: part.order for name, part in parts.items()}
+    steps: Any = SourceBatches(orders, shuffle, sampling, seed)
     steps.set_epoch(epoch)
     return ResumableLoader(
         StepRows(parts),

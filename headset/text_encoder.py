@@ -4,17 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from backbones.errors import HeadsetError
 from heads.targets import pad_rows
 from headset.checks import check_text
+from headset.columns import plain
 from headset.encoders import Encoder
 
 __all__ = ["DEFAULT_LENGTH", "TextEncoder"]
 
 DEFAULT_LENGTH = 512
 NO_WORD = -1
+PADDING = PreTrainedTokenizerBase.pad, PreTrainedTokenizerBase._pad
 
 
 @dataclass(frozen=True)
@@ -166,10 +170,10 @@ class TextEncoder(Encoder):
             model takes none.
         """
         first = examples[0]["input_ids"]
-        texts = len(first) if first and isinstance(first[0], list) else 1
+        texts = len(first) if isinstance(first, list) and first and not isinstance(first[0], int) else 1
         inputs = [_one_text(example, text) for text in range(texts) for example in examples] if texts > 1 else examples
         names = [name for name in self.tokenizer.model_input_names if name in inputs[0]]
-        batch = dict(self.tokenizer.pad([{name: row[name] for name in names} for row in inputs], return_tensors="pt"))
+        batch = self._padded({name: [row[name] for row in inputs] for name in names})
         meta: dict[str, Any] = {"texts": texts}
         if "row" in examples[0]:
             meta["rows"] = [example["row"] for example in examples]
@@ -177,11 +181,28 @@ class TextEncoder(Encoder):
         if "attention_mask" not in batch:
             meta["attention_mask"] = pad_rows(([1] * len(row["input_ids"]) for row in inputs), 0, length, side)
         if "words" in inputs[0]:
-            meta["words"] = [row["words"] for row in inputs]
+            meta["words"] = [int(row["words"]) for row in inputs]
         if "word_ids" in inputs[0]:
-            words = ([NO_WORD if word is None else word for word in row["word_ids"]] for row in inputs)
-            meta["word_ids"] = pad_rows(words, NO_WORD, length, side)
+            words = (row["word_ids"] for row in inputs)
+            known = (
+                ids if isinstance(ids, np.ndarray) else [NO_WORD if it is None else it for it in ids] for ids in words
+            )
+            meta["word_ids"] = pad_rows(known, NO_WORD, length, side)
         return {**batch, "meta": meta}
+
+    def _padded(self, columns: Mapping[str, list[Any]]) -> dict[str, Tensor]:
+        """What ``tokenizer.pad`` gives, without its detours."""
+        tokenizer = self.tokenizer
+        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
+        own = type(tokenizer).pad, type(tokenizer)._pad
+        known = columns.keys() <= fill.keys() and {"input_ids", *columns}.issuperset(
+            {"input_ids", "attention_mask"}.intersection(tokenizer.model_input_names)
+        )
+        if own != PADDING or not known or tokenizer.pad_token_id is None:
+            return dict(tokenizer.pad({name: plain(rows) for name, rows in columns.items()}, return_tensors="pt"))
+        length = max(map(len, columns["input_ids"]))
+        side = tokenizer.padding_side
+        return {name: pad_rows(rows, fill[name], length, side) for name, rows in columns.items()}
 
     def identity(self) -> list[str]:
         """The settings, and the tokenizer."""
@@ -196,7 +217,7 @@ def _are_words(columns: Sequence[Sequence[Any]]) -> bool:
 
 def _one_text(example: Mapping[str, Any], text: int) -> dict[str, Any]:
     """One of the two texts of a row, as a row of its own."""
-    return {key: value[text] for key, value in example.items() if isinstance(value, list)}
+    return {key: value[text] for key, value in example.items() if isinstance(value, list | np.ndarray)}
 
 
 def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -1,29 +1,26 @@
-"""Writing predictions beside their inputs, batch by batch: JSON lines, CSV or Parquet."""
+"""Writing predictions beside their inputs, in the order of the rows, window by window."""
 
-import csv
+import hashlib
 import json
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
-from itertools import islice
+from contextlib import AbstractContextManager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
 
 from backbones.errors import HeadsetError, invalid_choice
 from headset.environment import environment
+from headset.orders import WindowOrder
+from headset.partial import PartialFile
+from headset.result_files import FORMATS, ResultFile
 
 __all__ = ["PredictionWriter"]
-
-ROWS_AT_ONCE = 1000
-FILE = {"bytes", "path"}  # the fields of an image or a sound, as datasets has it
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -34,7 +31,8 @@ class PredictionWriter(BasePredictionWriter):
     A column with the name of a head, or called ``row``, is written as ``input.<column>``.
 
     The file appears under its name when it is complete. Several processes write one part each:
-    ``predictions-00000-of-00002.jsonl``.
+    ``predictions-00000-of-00002.jsonl``. What was written before a run ended early is kept beside it, and the next run
+    goes on behind the last whole window of rows, if all that the predictions follow from is the same.
 
     Args:
         output: The file to write; its suffix tells the format: ``.jsonl``, ``.csv`` or ``.parquet``.
@@ -57,26 +55,31 @@ class PredictionWriter(BasePredictionWriter):
         except OSError as error:
             raise HeadsetError(f"{self.output} cannot be written: {error.strerror}.") from error
         earlier = self._results()
-        if earlier and not overwrite:
+        if earlier and not overwrite and not self._unnamed(earlier):
             raise HeadsetError(
                 f"{earlier[0]} is there already, and nothing was computed. Choose another --output, or replace it with "
                 "--overwrite true."
             )
-        self._format: _Format | None = None
+        self._file: ResultFile | None = None
+        self._ends: Iterator[int] = iter(())
+        self._end = 0
+        self._waiting: dict[int, dict[str, Any]] = {}
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the file of this process, under a temporary name.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have the data come in windows, from the first one on that is not written yet.
 
         Raises:
             HeadsetError: The result would replace the rows that it is made from.
         """
-        source = trainer.datamodule.hparams.get("predict")  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        source = data.hparams.get("predict")
         if isinstance(source, str) and Path(source).resolve() == self.output.resolve():
             raise HeadsetError(f"{self.output} holds the rows to predict. Choose another --output.")
-        path = self.parts(trainer.world_size)[trainer.global_rank]
-        rows = trainer.datamodule.raw("predict")  # type: ignore[attr-defined]
-        with self._writing():
-            self._format = FORMATS[self.output.suffix](path, rows)
+        data.begin_prediction = lambda order: self._begin(trainer, pl_module, order)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the data as it was."""
+        trainer.datamodule.begin_prediction = None  # type: ignore[attr-defined]
 
     def write_on_batch_end(
         self,
@@ -88,33 +91,70 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write the predictions of a batch, ``{head: [one dictionary a row]}``."""
+        """Keep the predictions of a batch, ``{head: [one dictionary a row]}``, until their window is whole."""
         rows = batch["meta"]["rows"]
+        if max(rows) >= self._end:
+            self._write()
         by_row = zip(*prediction.values(), strict=True)
-        assert self._format is not None
-        with self._writing():
-            self._format.write(rows, [dict(zip(prediction, heads, strict=True)) for heads in by_row])
+        self._waiting |= zip(rows, (dict(zip(prediction, heads, strict=True)) for heads in by_row), strict=True)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the complete file its name; earlier results of other numbers of processes go."""
-        if self._format is None:
+        if self._file is None:
             return
+        self._write()
+        trainer.strategy.barrier("all predictions are written")
         with self._writing():
-            self._format.finish()
+            self._file.finish()
+        trainer.strategy.barrier("all files have their names")
+        self._file.file.forget()
         if trainer.is_global_zero:
             for path in set(self._results()) - set(self.parts(trainer.world_size)):
                 path.unlink()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave nothing half-made."""
-        if self._format is not None:
-            self._format.discard()
+        """Keep what is whole, for the next run."""
+        if self._file is None:
+            return
+        file = self._file.file
+        file.leave()
+        if file.parts:
+            rank_zero_info(f"What is predicted so far is kept in {file.partial}; the same command goes on from there.")
 
     def parts(self, world: int) -> list[Path]:
         """The files of a prediction by so many processes."""
         stem, suffix = self.output.stem, self.output.suffix
         names = [f"{stem}-{rank:05d}-of-{world:05d}{suffix}" for rank in range(world)]
         return [self.output.with_name(name) for name in names] if world > 1 else [self.output]
+
+    def _begin(self, trainer: Trainer, module: LightningModule, order: WindowOrder) -> int:
+        """Open the file of this process; gives the number of batches that need not be run."""
+        world, data = trainer.world_size, trainer.datamodule  # type: ignore[attr-defined]
+        path = self.parts(world)[trainer.global_rank]
+        partial = PartialFile(path, belongs_to(trainer, module, order))
+        if other := partial.other():
+            rank_zero_info(f"{partial.partial} is of other {', '.join(other)}: predictions begin anew.")
+        whole = partial.found() if trainer.limit_predict_batches == 1.0 else 0
+        done = int(trainer.strategy.reduce(torch.tensor(whole, device=module.device), reduce_op="min"))
+        with self._writing():
+            partial.open(done)
+        ends = order.ends(world)
+        if done:
+            rank_zero_info(f"{ends[done - 1]} of {order.rows} rows are in {partial.partial}; the others follow.")
+        self._file = FORMATS[self.output.suffix](partial, data.raw("predict"))
+        self._ends = iter(ends[done:])
+        self._end, self._waiting = ends[done - 1] if done else 0, {}
+        return min(done * order.per_window(world), order.count(world))
+
+    def _write(self) -> None:
+        """Write the window whose rows have all come."""
+        assert self._file is not None
+        if self._waiting:
+            rows = sorted(self._waiting)
+            with self._writing():
+                self._file.write(rows, [self._waiting[row] for row in rows])
+                self._file.file.end_part()
+        self._end, self._waiting = next(self._ends, self._end), {}
 
     def _writing(self) -> AbstractContextManager[None]:
         return environment(f"writing predictions to {self.output}")
@@ -124,130 +164,31 @@ class PredictionWriter(BasePredictionWriter):
         parts = self.output.parent.glob(f"{self.output.stem}-{digits}-of-{digits}{self.output.suffix}")
         return [path for path in (self.output, *sorted(parts)) if path.exists()]
 
-
-class _Format(ABC):
-    """A file in the making, under a temporary name until it is finished."""
-
-    def __init__(self, path: Path, raw: Dataset) -> None:
-        self.path = path
-        self.partial = path.with_name(f".{path.name}.partial")
-        self.raw = raw
-        self.file = self.partial.open("w", encoding="utf-8", newline="")
-
-    @abstractmethod
-    def write(self, rows: list[int], predictions: list[dict[str, Any]]) -> None:
-        """Add the predictions of these rows, each ``{head: {...}}``."""
-
-    def finish(self) -> None:
-        self.file.close()
-        self.partial.replace(self.path)
-
-    def discard(self) -> None:
-        with suppress(OSError):  # it writes what is left, and the disk may be full
-            self.file.close()
-        self.partial.unlink(missing_ok=True)
-
-    def records(self, rows: list[int], predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        inputs = self.inputs(rows, self.input_names(predictions[0])).to_pylist()
-        return [
-            {"row": row + 1, **values, **heads} for row, values, heads in zip(rows, inputs, predictions, strict=True)
-        ]
-
-    def inputs(self, rows: list[int], names: dict[str, str]) -> pa.Table:
-        """The columns of the data under their names in the result."""
-        table: pa.Table = self.raw.with_format("arrow")[rows]
-        return pa.table({name: _readable(table[key], self.raw.features[key]) for key, name in names.items()})
-
-    def input_names(self, prediction: dict[str, Any]) -> dict[str, str]:
-        """What each column of the data is called in the result."""
-        flat = {f"{head}.{key}" for head, values in prediction.items() for key in values}
-        taken = {"row", *prediction, *flat}
-        names: dict[str, str] = {}
-        for name in self.raw.column_names:
-            free = name
-            while free in taken or free in names.values() or (free != name and free in self.raw.column_names):
-                free = f"input.{free}"
-            names[name] = free
-        return names
+    def _unnamed(self, earlier: list[Path]) -> bool:
+        """Whether an earlier run ended while its files got their names: some have, and others do not."""
+        if self.output in earlier:
+            return False
+        every = self.parts(int(earlier[0].stem[-5:]))
+        return not set(every) <= set(earlier) and all(PartialFile(path, {}).journal.exists() for path in earlier)
 
 
-class _JsonLines(_Format):
-    def write(self, rows: list[int], predictions: list[dict[str, Any]]) -> None:
-        self.file.writelines(_json(record) + "\n" for record in self.records(rows, predictions))
-
-
-class _Csv(_Format):
-    def write(self, rows: list[int], predictions: list[dict[str, Any]]) -> None:
-        records = self.records(rows, predictions)
-        for record in records:
-            heads = {head: record.pop(head) for head in predictions[0]}
-            record |= {f"{head}.{key}": value for head, values in heads.items() for key, value in values.items()}
-        writer = csv.DictWriter(self.file, list(records[0]))
-        if self.file.tell() == 0:
-            writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in record.items()} for record in records)
-
-
-class _Parquet(_Format):
-    """Predictions are kept as JSON lines until all have come: only then are the types of all columns known.
-
-    A first batch may hold nothing but empty lists, and a Parquet file has one schema from its start.
-    """
-
-    def write(self, rows: list[int], predictions: list[dict[str, Any]]) -> None:
-        lines = ({"row": row, **heads} for row, heads in zip(rows, predictions, strict=True))
-        self.file.writelines(_json(line) + "\n" for line in lines)
-
-    def finish(self) -> None:
-        self.file.close()
-        columnar = self.partial.with_suffix(".parquet")
-        schema = pa.schema([])
-        for table in self._tables():
-            schema = pa.unify_schemas([schema, table.schema], promote_options="permissive")
-        with pq.ParquetWriter(columnar, schema) as writer:
-            for table in self._tables(schema):
-                writer.write_table(table)
-        self.partial.unlink()
-        columnar.replace(self.path)
-
-    def discard(self) -> None:
-        super().discard()
-        self.partial.with_suffix(".parquet").unlink(missing_ok=True)
-
-    def _tables(self, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
-        with self.partial.open(encoding="utf-8") as lines:
-            while chunk := [json.loads(line) for line in islice(lines, ROWS_AT_ONCE)]:
-                rows = [line.pop("row") for line in chunk]
-                inputs = self.inputs(rows, self.input_names(chunk[0]))
-                fields = [schema.field(head) for head in chunk[0]] if schema else None
-                heads = pa.Table.from_pylist(chunk, pa.schema(fields) if fields else None)
-                yield pa.table(
-                    {
-                        "row": pa.array([row + 1 for row in rows]),
-                        **{name: inputs[name] for name in inputs.column_names},
-                        **{head: heads[head] for head in heads.column_names},
-                    }
-                )
-
-
-FORMATS: dict[str, type[_Format]] = {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}
-
-
-def _readable(column: pa.ChunkedArray, feature: Any) -> pa.ChunkedArray | pa.Array:
-    """A column of the data; of images and sounds their paths, of other bytes nothing, of classes their names."""
-    if pa.types.is_struct(column.type) and {field.name for field in column.type} == FILE:
-        return pc.struct_field(column, "path")
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        return pa.nulls(len(column), pa.string())  # the content of a file is no text
-    if isinstance(feature, ClassLabel):
-        names = dict(enumerate(feature.names))  # datasets on the hub have -1 where there is no label
-        return pa.array([names.get(number) for number in column.to_pylist()], pa.string())
-    return column
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _cell(value: Any) -> Any:
-    return _json(value) if isinstance(value, list | dict) else value
+def belongs_to(trainer: Trainer, module: LightningModule, order: WindowOrder) -> dict[str, Any]:
+    """What predictions follow from, to the last bit."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    weights = hashlib.sha256()
+    for name, weight in module.state_dict().items():
+        weights.update(name.encode())
+        if isinstance(weight, torch.Tensor):
+            local = weight.to_local() if hasattr(weight, "to_local") else weight
+            weights.update(memoryview(local.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    settings = {**module.hparams, "labels": getattr(module, "labels", None)}
+    return {
+        "weights": weights.hexdigest(),
+        "settings": hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
+        "heads": list(getattr(module, "predicted_heads", ())),
+        "rows": [data.raw("predict")._fingerprint, data.examples("predict")._fingerprint],
+        "batch sizes": [order.size, order.per_window(trainer.world_size)],
+        "precision": str(trainer.precision),
+        "device": module.device.type,
+        "versions": {name: version(name) for name in ("headset", "torch", "transformers")},
+    }

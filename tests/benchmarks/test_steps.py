@@ -18,6 +18,7 @@ from benchmarks.quality.recipes import _encode
 from benchmarks.quality.tasks import Split, Task, write_rows
 from heads import SequenceClassification, TokenClassification
 from headset import LitHeadset, TextData
+from headset.orders import RowOrder
 from headset.sampler import SourceBatches
 
 WORDS = ["the", "good", "bad", "film", "book", "was", "is", "not", "very"]
@@ -42,7 +43,7 @@ class InOrder(Trainer):
 
     def _get_train_sampler(self, *_):
         size = len(self.train_dataset)
-        batches = SourceBatches({"": size}, {"": BATCH}, shuffle=True, seed=3)
+        batches = SourceBatches({"": RowOrder(size, BATCH)}, shuffle=True, seed=3)
         epochs = iter(range(EPOCHS))
 
         class Order(torch.utils.data.Sampler):

@@ -1,6 +1,7 @@
 from collections import Counter
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from backbones.errors import HeadsetError
+from headset.loader import ResumableLoader
+from headset.orders import RowOrder, TokenOrder, WindowOrder
 from headset.sampler import SourceBatches, check_sampling, source_shares
 
 SIZES = {"rows": st.integers(1, 60), "batch_size": st.integers(1, 9), "world": st.integers(1, 5)}
@@ -21,9 +24,8 @@ SEVERAL = {
 
 def steps(sizes, batch_size, world=1, shuffle=True, sampling="size", seed=0, epoch=0):
     """The steps of every process, for sources called by their place; the batch sizes of sources differ."""
-    sizes = {str(place): size for place, size in enumerate(sizes)}
-    batch_sizes = {name: batch_size + place for place, name in enumerate(sizes)}
-    samplers = [SourceBatches(sizes, batch_sizes, shuffle, sampling, seed, world, rank) for rank in range(world)]
+    orders = {str(place): RowOrder(size, batch_size + place) for place, size in enumerate(sizes)}
+    samplers = [SourceBatches(orders, shuffle, sampling, seed, world, rank) for rank in range(world)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     assert {len(sampler) for sampler in samplers} == {len(list(sampler)) for sampler in samplers}
@@ -161,10 +163,126 @@ def test_order_by_seed_and_epoch():
 
 
 def test_processes_are_asked_for_when_batches_are_made(monkeypatch):
-    sampler = SourceBatches({"a": 10}, {"a": 2})
+    sampler = SourceBatches({"a": RowOrder(10, 2)})
     assert len(sampler) == 5
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     assert len(sampler) == 3
     assert [rows for _, rows in sampler] == [[1, 3], [5, 7], [9]]
+
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=5, max_size=120)
+TOKENS = {"lengths": LENGTHS, "budget": st.integers(40, 200), "world": st.integers(1, 4), "epoch": st.integers(0, 3)}
+
+
+def measure(lengths, inputs=None):
+    """What `Sizes` gives of rows with such lengths."""
+    lengths = np.array(lengths)
+    return lambda start, end: (lengths[start:end], np.array(inputs or [1] * len(lengths))[start:end])
+
+
+def by_tokens(lengths, budget, world=1, epoch=0, inputs=None):
+    """The batches of every process, of one source."""
+    order = TokenOrder(len(lengths), budget, measure(lengths, inputs))
+    samplers = [SourceBatches({"": order}, True, "size", 7, world, rank) for rank in range(world)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    assert (
+        {len(sampler) for sampler in samplers} == {len(list(sampler)) for sampler in samplers} == {order.count(world)}
+    )
+    return [[rows for _, rows in sampler] for sampler in samplers]
+
+
+def padded(rows, lengths):
+    return len(rows) * max(lengths[row] for row in rows)
+
+
+@given(**TOKENS)
+def test_by_tokens_every_row_once_within_the_budget_and_alike_in_all_processes(lengths, budget, world, epoch):
+    ranks = by_tokens(lengths, budget, world, epoch)
+    assert sorted(chain.from_iterable(chain.from_iterable(ranks))) == list(range(len(lengths)))
+    for step in zip(*ranks, strict=True):
+        rows = list(chain.from_iterable(step))
+        longest = max(lengths[row] for row in rows)
+        few = len(rows) < 2 * world  # the last rows, too few to give each process one, join those before
+        assert padded(rows, lengths) <= budget * world or few
+        assert max(map(len, step)) - min(map(len, step)) <= 1
+        assert all(padded(rank, lengths) <= budget + longest for rank in step)
+        sums = [sum(lengths[row] for row in rank) for rank in step]
+        assert max(sums) - min(sums) <= longest
+
+
+@given(**TOKENS)
+def test_by_tokens_processes_share_the_batches_of_one_with_as_many_tokens(lengths, budget, world, epoch):
+    one = by_tokens(lengths, budget * world, 1, epoch)[0]
+    several = [
+        sorted(chain.from_iterable(step)) for step in zip(*by_tokens(lengths, budget, world, epoch), strict=True)
+    ]
+    if min(map(len, one)) >= world:
+        assert several == [sorted(batch) for batch in one]
+
+
+@given(lengths=LENGTHS, budget=st.integers(40, 200), inputs=st.lists(st.integers(1, 4), min_size=120, max_size=120))
+def test_rows_of_several_inputs_count_with_all_of_them(lengths, budget, inputs):
+    for rows in by_tokens(lengths, budget * 4, inputs=inputs)[0]:
+        assert padded(rows, lengths) * max(inputs[row] for row in rows) <= budget * 4
+
+
+@given(epoch=st.integers(1, 5), **{name: TOKENS[name] for name in ("lengths", "budget", "world")})
+def test_every_epoch_has_other_batches_and_as_many(lengths, budget, world, epoch):
+    first, other = by_tokens(lengths, budget, world), by_tokens(lengths, budget, world, epoch)
+    assert first == by_tokens(lengths, budget, world)
+    assert len(first[0]) == len(other[0])
+
+
+def test_batches_by_tokens_are_drawn_anew_and_little_is_padded():
+    lengths = np.random.default_rng(0).integers(5, 60, 2000).tolist()
+    batches = by_tokens(lengths, 512)[0]
+    assert sum(padded(rows, lengths) for rows in batches) < 1.1 * sum(lengths)
+    assert sum(map(len, batches)) / len(batches) * 60 > 512  # as many short rows as fit
+    assert not {frozenset(rows) for rows in batches} & {frozenset(rows) for rows in by_tokens(lengths, 512, epoch=1)[0]}
+    assert [max(lengths[row] for row in rows) for rows in batches] != sorted(lengths, reverse=True)[: len(batches)]
+
+
+def test_a_row_of_too_many_tokens_is_told():
+    with pytest.raises(
+        HeadsetError, match=r"batch_tokens is 99, and one row alone has 100 tokens, 2 inputs of up to 50"
+    ):
+        by_tokens([20, 50, 30], 99, inputs=[1, 2, 1])
+
+
+@given(rows=st.integers(1, 90), batch_size=st.integers(1, 9), world=st.integers(1, 4), data=st.data())
+def test_windows_are_sorted_and_hold_the_same_rows(rows, batch_size, world, data):
+    if rows < world:
+        return
+    lengths = data.draw(st.lists(st.integers(1, 40), min_size=rows, max_size=rows))
+    order = WindowOrder(rows, batch_size, measure(lengths))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headset.orders.WINDOW", 20)
+        ranks = [list(order.batches(world, rank)) for rank in range(world)]
+        ends, per_window = order.ends(world), order.per_window(world)
+    assert [len(rank) for rank in ranks] == [order.count(world)] * world
+    assert all(batch for rank in ranks for batch in rank)
+    steps = [list(chain.from_iterable(step)) for step in zip(*ranks, strict=True)]
+    start = 0
+    for window, end in enumerate(ends):
+        batches = steps[window * per_window : (window + 1) * per_window]
+        assert sorted(chain.from_iterable(batches)) == list(range(start, end))
+        found = [lengths[row] for batch in batches for row in sorted(batch, key=lambda row: -lengths[row])]
+        assert found == sorted(found, reverse=True)
+        start = end
+    assert start == rows and len(steps) <= len(ends) * per_window
+
+
+@given(skip=st.integers(0, 8), **TOKENS)
+def test_a_resumed_epoch_is_the_rest_of_it(skip, lengths, budget, world, epoch):
+    orders = {"a": TokenOrder(len(lengths), budget, measure(lengths)), "b": RowOrder(30, 4)}
+    for sampling in ("size", "all", 2.0):
+        samplers = [SourceBatches(orders, True, sampling, 1, world, world - 1) for _ in range(2)]
+        loaders = [ResumableLoader(range(1), batch_size=None, sampler=sampler) for sampler in samplers]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        loaders[1].skip = skip
+        whole, rest = (list(loader._index_sampler) for loader in loaders)
+        assert rest == whole[skip:]

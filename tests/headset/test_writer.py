@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -12,9 +13,13 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from backbones.errors import HeadsetError
+from headset.loader import ResumableLoader
+from headset.orders import WindowOrder
 from headset.writer import PredictionWriter
 
 ROWS = 7
+BATCH = 2
+LENGTHS = np.array([3, 1, 4, 1, 5, 9, 2])
 TEXTS = [f'text "{row}", with\nlines: ü' for row in range(ROWS)]
 COLUMNS = {"text": TEXTS, "topic": ["a"] * ROWS, "tokens": [["x"] * row for row in range(ROWS)]}
 
@@ -28,11 +33,15 @@ class Data(LightningDataModule):
         assert split == "predict"
         return self.table
 
+    examples = raw
+
     def predict_dataloader(self) -> DataLoader[Any]:
         rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-        rows = list(range(ROWS))
-        batches = [{"meta": {"rows": rows[start : start + 3]}} for start in range(0, ROWS, 3)][rank::world]
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        order = WindowOrder(ROWS, BATCH, lambda start, end: (LENGTHS[start:end], LENGTHS[start:end] * 0 + 1))
+        batches = [{"meta": {"rows": rows}} for rows in order.batches(world, rank)]
+        loader = ResumableLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        loader.skip = self.begin_prediction(order)
+        return loader
 
 
 class Model(LightningModule):
@@ -96,7 +105,7 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headset.writer.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("headset.result_files.ROWS_AT_ONCE", 2)
     predict(tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == [nested(row) for row in range(ROWS)]
     assert [file.name for file in tmp_path.iterdir()] == ["out.parquet"]
