@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint sweep quality fuzz
+.PHONY: demo test lint sweep quality bench fuzz
 
 demo: .venv/demo-installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -17,6 +17,9 @@ fuzz: .venv/dev-installed
 
 quality: .venv/dev-installed
 	$(BIN)/python -m benchmarks.quality --write docs/quality.md
+
+bench: .venv/dev-installed
+	$(BIN)/python -m benchmarks.speed --write docs/speed.md
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .
