@@ -1,6 +1,7 @@
 """The backbone: one transformers model that heads share, and what it says of itself."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from backbones.options import BackboneOptions
 from backbones.quantization import dequantize, is_quantized, keep_loadable, quantization_config, quantize
 from backbones.rebuild import config_from_dict, new_base_model, origin, plain_config, rebuild_empty
 from backbones.stock import stock_layers
+from backbones.trials import Packing
 
 __all__ = ["Backbone", "BackboneOptions", "BackboneSpec"]
 
@@ -72,6 +74,8 @@ class Backbone(nn.Module):
         self.revision: str | None = None
         self.frozen: str | int | None = None
         self.lora: dict[str, Any] | None = None
+        self.padding_free = False  # whether rows are run without their padding, where that gives the same
+        self._packing = Packing()
         self._adapters: set[str] = set()
         self.train()
 
@@ -264,9 +268,23 @@ class Backbone(nn.Module):
         return self.run(BackboneCall(inputs))
 
     def run(self, call: BackboneCall) -> ModelOutput:
-        """Run a head's request."""
-        output: ModelOutput = self.model.get_submodule(call.path)(**call.kwargs)
-        return output
+        """Run a head's request.
+
+        With ``padding_free`` the tokens of all rows run as one row, and there are zeros at padding, if the model gives
+        the same for it.
+        """
+        module = self.model.get_submodule(call.path)
+        output: ModelOutput | None = self._packing.run(module, call) if self.padding_free and not call.padded else None
+        return module(**call.kwargs) if output is None else output
+
+    @contextlib.contextmanager
+    def without_padding(self, padding_free: bool = True) -> Iterator[None]:
+        """Set ``padding_free`` for a while."""
+        before, self.padding_free = self.padding_free, padding_free
+        try:
+            yield
+        finally:
+            self.padding_free = before
 
     def freeze(self, what: str | int | None) -> "Backbone":
         """Keep weights as they are: ``"all"``, ``"embeddings"``, or the embeddings and the lowest n layers.

@@ -26,10 +26,12 @@ class BackboneCall:
     Args:
         kwargs: Keyword arguments of the call. Tensors are compared by identity, all else by value.
         path: The sub-module to call (``"encoder"``); the empty string is the whole model.
+        padded: Whether what the model gives at padding is needed. It never changes the rest, so it is not compared.
     """
 
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     path: str = ""
+    padded: bool = False
 
     def _essence(self) -> dict[str, Any]:
         return {key: value for key, value in self.kwargs.items() if key not in NOT_COMPARED}
@@ -44,7 +46,7 @@ class BackboneCall:
     def joined(self, other: "BackboneCall") -> "BackboneCall":
         """The call that answers both, for calls that share a pass."""
         flags = {key: value for key, value in other.kwargs.items() if key in OUTPUT_FLAGS and value}
-        return replace(self, kwargs={**self.kwargs, **flags})
+        return replace(self, kwargs={**self.kwargs, **flags}, padded=self.padded or other.padded)
 
 
 def merge_calls(calls: Mapping[str, BackboneCall]) -> list[tuple[BackboneCall, list[str]]]:

@@ -24,6 +24,8 @@ class BackboneOptions:
             lora_alpha: 16, target_modules: all-linear}``.
         quantization: The backbone in 4 bits, with its own weights frozen: fields of transformers' BitsAndBytesConfig,
             such as ``{load_in_4bit: true, bnb_4bit_quant_type: nf4}``.
+        padding_free: Whether a run spares itself the padding of texts, where the architecture gives the same without.
+        compile: Whether ``torch.compile`` makes kernels for the model.
         config: The backbone's configuration as a dictionary, written into checkpoints, so that loading one needs
             nothing from ``path``.
         class_name: The class of transformers that this configuration is for, written along with it.
@@ -37,8 +39,14 @@ class BackboneOptions:
     attn_implementation: str | None = None
     lora: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
+    padding_free: bool = True
+    compile: bool = False
     config: dict[str, Any] | None = None
     class_name: str = "AutoModel"
+
+    def of_the_run(self) -> dict[str, Any]:
+        """The settings of how a run computes, which a checkpoint keeps and does not fix."""
+        return {name: getattr(self, name) for name in ("padding_free", "compile")}
 
     def check(self) -> None:
         """Check the settings of other libraries, before anything is loaded.

@@ -1,6 +1,7 @@
 """The part of a context that answers a question."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,8 +96,9 @@ class QuestionAnswering(Head):
         return {**batch, "meta": {**meta, "answers": labels}}, positions
 
     def request(self, batch: Mapping[str, Any]) -> BackboneCall | None:
-        """The scorer's own call."""
-        return self.scorer.request(_with_positions(batch))
+        """The scorer's own call; the loss of transformers is over all tokens of a row, also those at padding."""
+        call = self.scorer.request(_with_positions(batch))
+        return call and replace(call, padded=batch.get("labels") is not None)
 
     def forward(self, features: ModelOutput, batch: Mapping[str, Any]) -> HeadOutput:
         """Scores of starts and ends ``(F, T, 2)``, for F windows; ``info`` says which tokens are of which context."""

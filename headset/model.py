@@ -214,6 +214,7 @@ class Headset(nn.Module):
         max_length: int | None = None,
         allow_untrained: bool = False,
         stride: int | None = None,
+        padding_free: bool = True,
     ) -> dict[str, list[dict[str, Any]]]:
         """Answers for inputs, in their order.
 
@@ -224,6 +225,7 @@ class Headset(nn.Module):
             max_length: The number of tokens that a text is cut at; by default what the tokenizer says.
             allow_untrained: Also run heads with random weights.
             stride: How many tokens the windows of a long text or context have in common.
+            padding_free: Run texts without their padding, where the architecture gives the same without.
 
         Returns:
             For each head one dictionary an input.
@@ -233,7 +235,7 @@ class Headset(nn.Module):
         """
         from headset.prediction import predict
 
-        return predict(self, inputs, heads, batch_size, max_length, stride, allow_untrained)
+        return predict(self, inputs, heads, batch_size, max_length, stride, allow_untrained, padding_free)
 
     def save_pretrained(self, folder: str) -> None:
         """Write the whole headset: backbone, heads, labels and processor, as safetensors and JSON."""

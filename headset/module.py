@@ -199,7 +199,9 @@ class LitHeadset(Stages):
         check_same(self.hparams, hparams)
         self._start = None  # the checkpoint holds what came from there
         self.backbone_options = dataclasses.replace(
-            BackboneOptions(**hparams["backbone"]), freeze=self.backbone_options.freeze
+            BackboneOptions(**hparams["backbone"]),
+            freeze=self.backbone_options.freeze,
+            **self.backbone_options.of_the_run(),
         )
         old = self.heads.keys() - set(self.hparams["new_heads"])
         self._labels |= {name: names and tuple(names) for name, names in hparams["labels"].items() if name in old}
@@ -253,6 +255,7 @@ class LitHeadset(Stages):
         if self._trainer is not None and self._trainer.datamodule is not None:  # type: ignore[attr-defined]
             self.setup(self._trainer.state.fn or "")  # callbacks that average weights ask for the model before setup
         backbone = Backbone.from_options(self.backbone_options)
+        backbone.padding_free = self.backbone_options.padding_free
         if self.hparams["reinitialize_layers"] and self.backbone_options.config is None:
             reinitialize_layers(backbone.model, self.hparams["reinitialize_layers"])
         counts = self._label_counts
@@ -270,6 +273,8 @@ class LitHeadset(Stages):
             self.heads[name].requires_grad_(False)
         self.headset.freeze_unused()
         self.headset.train()
+        if self.backbone_options.compile:
+            backbone.model.compile(dynamic=True)
         self.joint_loss = JointLoss(self.headset, self.loss_weights)
         for stage in STAGES:
             self.measures[stage] = Measures(self.heads)
@@ -345,13 +350,16 @@ class LitHeadset(Stages):
                 )
         if self.hparams["distillation"]:
             self.teacher = Teacher(self.hparams["distillation"], self.built)
+            self.teacher.headset.backbone.padding_free = self.backbone_options.padding_free
         self._seed = self._seed or torch.initial_seed() % 2**31
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""
         self.built.run = record(self, self.built.run)
         described = describe(self.built)
-        described["backbone"]["quantization"] = self.backbone_options.quantization
+        described["backbone"] |= self.backbone_options.of_the_run() | {
+            "quantization": self.backbone_options.quantization
+        }
         settings = {"processor": processor_files(self.processor), "seed": self._seed, "start_from": None}
         if self.optimizer is not None:
             settings["optimizer"] = optimizer_spec(self.trainer.optimizers[0])

@@ -22,6 +22,7 @@ def predict(
     max_length: int | None = None,
     stride: int | None = None,
     allow_untrained: bool = False,
+    padding_free: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """Answers for inputs, as `Headset.predict` tells of them.
 
@@ -37,7 +38,7 @@ def predict(
         headset.check_trained(names)
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     device = next(headset.parameters()).device
-    with evaluating(headset), torch.inference_mode():
+    with evaluating(headset), headset.backbone.without_padding(padding_free), torch.inference_mode():
         for group in _alike(headset, names):
             encoder = encoder_for(headset, group[0], max_length, stride)
             encoder.columns(inputs)  # complains of all before it answers some

@@ -47,7 +47,7 @@ class Start:
 
     def options(self, asked: BackboneOptions) -> BackboneOptions:
         """The backbone of the checkpoints, frozen as the run says."""
-        return replace(BackboneOptions(**self.hparams["backbone"]), freeze=asked.freeze)
+        return replace(BackboneOptions(**self.hparams["backbone"]), freeze=asked.freeze, **asked.of_the_run())
 
     def labels(self) -> dict[str, tuple[str, ...] | None]:
         """The label sets of the heads."""
