@@ -22,6 +22,7 @@ from headset.sampler import Sampling, check_sampling
 from headset.source_settings import plain, predict_settings, source_settings
 from headset.sources import DataSource
 from headset.steps import step_loader
+from headset.streaming import Stream, StreamLoader, check_stream
 
 __all__ = ["TextData"]
 
@@ -33,7 +34,7 @@ class TextData(LightningDataModule):
 
     A source is the path of a CSV, TSV, JSONL, JSON, Parquet or CoNLL file; a folder that ``datasets`` saved; a folder
     of images or sounds, with a folder for each label or a ``metadata.csv``; a hub id; or a dictionary of arguments for
-    ``datasets.load_dataset``.
+    ``datasets.load_dataset``. With ``streaming: true`` among these, ``train`` is read as it is needed, and never kept.
 
     What is given at the top level is one source without a name. With ``sources`` there are several: each trains the
     heads that its ``labels`` name, and what it does not say is as at the top level.
@@ -115,6 +116,7 @@ class TextData(LightningDataModule):
         train, validation, test, predict, sources = map(plain, (train, validation, test, predict, sources))
         self.save_hyperparameters(logger=False)
         settings = source_settings(self.hparams)
+        check_stream(settings)
         self.sources = {name: DataSource(name, its, seed, num_proc) for name, its in settings.items()}
         check_sampling(sampling, list(self.sources))
         self.sampling: Sampling = sampling
@@ -123,7 +125,7 @@ class TextData(LightningDataModule):
         self.epoch = 0  # where training starts: worker processes fetch batches before Lightning tells samplers
         self.done = 0  # how many batches of that epoch a resumed run has seen
         self.labels = LabelSets({}, ())
-        self.datasets: dict[str, dict[str, Dataset]] = {}
+        self.datasets: dict[str, dict[str, Any]] = {}  # of tables, and of a stream
         # Heads with weights, and so with labels, of the backbone's checkpoint, which the settings do not confirm.
         self.loaded: set[str] = set()
         # Heads that are not trained, and so need no rows.
@@ -226,9 +228,12 @@ class TextData(LightningDataModule):
         """The encoded rows of a split; arguments as for `raw`."""
         return self.datasets[split]["" if split == "predict" else self._source(source).name]
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DataLoader[Any] | StreamLoader:
         """Batches of ``train`` in a new order each epoch, or in its own order with ``overfit_batches``."""
         overfit = getattr(self.trainer, "overfit_batches", 0)
+        for rows in self.datasets["train"].values():
+            if isinstance(rows, Stream):
+                return StreamLoader(rows, None if overfit else self.seed, self.epoch, self.num_workers, self.done)
         return self._loader("train", shuffle=not overfit)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:

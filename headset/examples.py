@@ -145,7 +145,8 @@ def make_examples(rows: Dataset, maker: ExampleMaker, num_proc: int | None) -> D
 def column_array(examples: Dataset, name: str) -> np.ndarray:
     """A column of numbers or truth values of a whole table."""
     column: pa.ChunkedArray = examples.select_columns(name).with_format("arrow")[:][name]
-    return column.to_numpy()
+    values: np.ndarray = column.to_numpy()
+    return values
 
 
 def labelled(examples: Dataset, columns: Iterable[str]) -> np.ndarray:

@@ -153,7 +153,7 @@ def needed(module: str, package: str, extra: str) -> Any:
         ) from error
 
 
-def undecoded(rows: Dataset) -> Dataset:
+def undecoded(rows: Any) -> Any:
     """A table whose images and sounds are files, and not decoded by ``datasets`` on each access."""
     for name, feature in rows.features.items():
         for kind in (Image, Audio):

@@ -50,6 +50,11 @@ class LabelSets:
         if known and not fits:
             return
         found = _found(head, sources)
+        if not (found or known) and sources[0].streams("train"):
+            raise HeadsetError(
+                f"The labels of the head {head!r} are not known before the stream of {place} is read. Name them: "
+                f"model.labels: {{{head}: [...]}}."
+            )
         if not known:
             self.found[head] = found
         elif found and head in self.loaded and set(found) != set(known):
@@ -87,6 +92,8 @@ def _found(head: str, sources: Sequence[DataSource]) -> Names:
         columns.append(column)
         fixed.append(column.fixed_labels(rows.features))
     target = columns[0].target
+    if any(source.streams("train") for source in sources):
+        return fixed[0]
     try:
         values = [_distinct(column, rows) for column, (_, rows, _) in zip(columns, tables, strict=True)]
         if not any(fixed):

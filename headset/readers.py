@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from backbones.errors import HeadsetError, did_you_mean
 from headset import formats
@@ -21,7 +21,7 @@ from headset.folders import load_dataset
 from headset.formats import SUFFIXES, line_of
 from headset.table_file import write_table
 
-__all__ = ["Source", "cache_file", "cached", "place", "read"]
+__all__ = ["Source", "cache_file", "cached", "open_stream", "place", "read"]
 
 Source = str | dict[str, Any]
 
@@ -63,6 +63,24 @@ def read(source: Source, split: str, conll_columns: list[str] | None = None) -> 
     if len(rows) == 0:
         raise HeadsetError(f"{split}: {place(source)} is empty, it has no rows.")
     return undecoded(rows)
+
+
+def open_stream(source: dict[str, Any], split: str) -> IterableDataset:
+    """Open one split as a stream, of which nothing is read yet.
+
+    Args:
+        source: The arguments of ``datasets.load_dataset``, with ``streaming``.
+        split: Which part of a source that has several, and what an error calls it.
+
+    Raises:
+        HeadsetError: The source does not exist, or has no such split.
+    """
+    found = _load(source, split)
+    if isinstance(found, IterableDatasetDict):
+        found = found[_choose(SPLIT_NAMES[split], found, source, split)]
+    if isinstance(found, DatasetDict | Dataset):
+        found = _part(found, source, split).to_iterable_dataset()
+    return undecoded(found) if found.features else found
 
 
 def place(source: Source, row: int | None = None, conll_columns: list[str] | None = None) -> str:
@@ -202,7 +220,7 @@ def _part(found: Any, source: Source, split: str) -> Dataset:
     if isinstance(found, Dataset):
         return found
     if not isinstance(found, DatasetDict):
-        raise HeadsetError(f"{split}: {place(source)} gives a {type(found).__name__}; streaming is not supported.")
+        raise HeadsetError(f"{split}: {place(source)} gives a {type(found).__name__}; only data.train can be a stream.")
     return found[_choose(SPLIT_NAMES[split], found, source, split)]
 
 

@@ -94,8 +94,13 @@ def make_scheduler(
     Raises:
         HeadsetError: The run has no end, so that neither has the schedule.
     """
-    if math.isinf(steps):
-        raise HeadsetError("The schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps.")
+    if math.isinf(steps) or steps < 0:  # Lightning's -1 is that of a stream
+        if name != "constant" and not by_metric(name):
+            raise HeadsetError(
+                "The schedule needs the length of the run: set trainer.max_steps, or trainer.max_epochs if the rows "
+                "are no stream; or model.scheduler: constant."
+            )
+        warmup, steps = 0, 0
     rising = math.ceil(warmup * steps) if warmup <= 1 else int(warmup)
     own = {key: value for key, value in (arguments or {}).items() if key != "monitor"}
     from transformers import get_scheduler

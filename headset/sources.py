@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -30,9 +31,10 @@ from headset.environment import environment
 from headset.examples import ExampleMaker, column_array, labelled, make_examples
 from headset.labels import LabelColumn
 from headset.processors import Processor
-from headset.readers import Source, place, read
+from headset.readers import Source, open_stream, place, read
 from headset.source_settings import SourceSettings
 from headset.steps import SourcePart
+from headset.streaming import Stream, check_counts, first_rows, is_stream
 
 __all__ = ["DataSource"]
 
@@ -62,6 +64,7 @@ class DataSource:
         self.heads: dict[str, Head] = {}
         self.columns: dict[str, LabelColumn | None] = {}
         self._tables: dict[str, Dataset] = {}
+        self._stream: Any = None
         self._apart: np.ndarray | None = None  # of each row of train whether it is for validation
 
     def connect(
@@ -181,13 +184,20 @@ class DataSource:
         return place(self.location(split))
 
     def raw(self, split: str) -> Dataset:
-        """The table of a split as it was read."""
+        """The table of a split as it was read; of a stream the first rows."""
         name = self.table(split)
         source = self.location(split)
+        if name not in self._tables and self.streams(split):
+            self._stream = open_stream(cast(dict[str, Any], source), name)
+            self._tables[name] = first_rows(self._stream, place(source))
         if name not in self._tables:
             with environment(f"reading {place(source)} into the cache, {datasets.config.HF_DATASETS_CACHE}"):
                 self._tables[name] = read(source, name, self.settings.conll_columns)
         return self._tables[name]
+
+    def streams(self, split: str) -> bool:
+        """Whether a split is a stream."""
+        return is_stream(self.locations[split])
 
     def check_columns(self, split: str, columns: Sequence[str]) -> None:
         """Check that the table of a split has the columns.
@@ -202,8 +212,10 @@ class DataSource:
         column = self.columns[head]
         return column and replace(column, labels=labels, origin=origin)
 
-    def examples(self, split: str, labels: Mapping[str, tuple[str, ...] | None], origins: Mapping[str, str]) -> Dataset:
-        """The rows of a split, checked and encoded, but those that have no label for any head.
+    def examples(
+        self, split: str, labels: Mapping[str, tuple[str, ...] | None], origins: Mapping[str, str]
+    ) -> Dataset | Stream:
+        """The rows of a split, checked and encoded, but those that have no label for any head; of a stream a stream.
 
         Args:
             split: ``train``, ``validation``, ``test`` or ``predict``.
@@ -222,6 +234,12 @@ class DataSource:
             check_words(self.heads, self.text, table.features, where)
         if self.choices or self.reads == "candidates":
             check_choice_columns(self.text, self.choices, table.features, where)
+        bare = len(columns) == len(self.columns) and self.settings.missing_labels
+        if self.streams(split):
+            check_counts(self.heads)
+            rank_zero_info(f"{split}: a stream of rows from {where}")
+            part = self.part(split, table, self.heads)
+            return Stream(self._stream, maker, part.collator, part.batch_size, where, bare)
         for name, column in columns.items():
             if split == "train" and column.missing and column.first_labelled(table) is None:
                 raise HeadsetError(f"{where}: {column}: no row has a label for the head {name!r}.")
@@ -233,7 +251,7 @@ class DataSource:
         rows = column_array(examples, "row")
         mine = self._part(rows, split)
         kept = mine
-        if len(columns) == len(self.columns) and self.settings.missing_labels:
+        if bare:
             kept = mine & labelled(examples, columns)
         told = f"{split}: {_count(rows[kept])} rows from {where}"
         if kept.sum() > _count(rows[kept]):
@@ -241,8 +259,8 @@ class DataSource:
         if "truncated" in examples.column_names:
             told += f"; {column_array(examples, 'truncated')[kept].sum()} of them cut to {encoder.limit}"
             examples = examples.remove_columns("truncated")
-        if bare := _count(rows[mine]) - _count(rows[kept]):
-            told += f"; {bare} more have no label and are left out"
+        if left_out := _count(rows[mine]) - _count(rows[kept]):
+            told += f"; {left_out} more have no label and are left out"
         rank_zero_info(told)
         return examples if kept.all() else examples.select(np.flatnonzero(kept))
 
