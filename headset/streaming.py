@@ -38,7 +38,7 @@ def check_stream(sources: Mapping[str, SourceSettings]) -> None:
         sources: The settings of each source.
 
     Raises:
-        HeadsetError: It is not ``train``, not the only source, or validation is to be cut from it.
+        HeadsetError: It is not ``train``, not the only source, or asked for what needs its length.
     """
     for settings in sources.values():
         for split in ("validation", "test", "predict"):
@@ -52,6 +52,11 @@ def check_stream(sources: Mapping[str, SourceSettings]) -> None:
             raise HeadsetError(
                 "A stream has no size by which sources could be drawn, so that it is the only source of a run. Leave "
                 "out streaming: true, or the other sources."
+            )
+        if settings.batch_tokens is not None:
+            raise HeadsetError(
+                "data.batch_tokens makes batches of rows of like length, which are not known of a stream. Set "
+                "data.batch_size."
             )
         if isinstance(settings.validation, int | float):
             raise HeadsetError(

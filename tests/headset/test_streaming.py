@@ -133,6 +133,7 @@ def test_what_cannot_be(make, stream, tmp_path, fault):
     wrong = {
         "no share of a stream": {"train": rows, "validation": 0.5},
         "only data.train can be one": {"test": rows},
+        "rows of like length": {"train": rows, "batch_tokens": 100},
         "only source": {"sources": {"a": {"train": rows}, "b": {"train": "b.csv"}}},
     }
     for message, settings in wrong.items():
