@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint sweep quality bench fuzz
+.PHONY: demo test lint sweep quality bench fuzz torture
 
 demo: .venv/demo-installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -20,6 +20,9 @@ quality: .venv/dev-installed
 
 bench: .venv/dev-installed
 	$(BIN)/python -m benchmarks.speed --write docs/speed.md
+
+torture: .venv/dev-installed
+	$(BIN)/python -m tests.torture --minutes 10
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .

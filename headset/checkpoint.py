@@ -16,6 +16,7 @@ from heads.registry import make_head
 from headset.description import check_sizes, is_description
 from headset.model import Headset
 from headset.processors import Processor, processor_from_files
+from headset.whole_files import check_whole, damaged
 
 __all__ = [
     "build_headset",
@@ -68,19 +69,17 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         HeadsetError: There is no such file, it is damaged, or it is not of a headset.
     """
+    check_whole(path)
     file = Path(path)
-    if not file.exists():
-        raise HeadsetError(
-            f"There is no checkpoint {path}. Runs write theirs below their log folder: **/checkpoints/*.ckpt"
-        )
     if file.is_dir():
         raise HeadsetError(f"{path} is a folder; a checkpoint of one file is needed.")
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # damaged files make torch fail in many ways
-        raise HeadsetError(
-            f"{path} cannot be read as a checkpoint of weights and plain values; it is damaged, of another kind, or "
-            "unsafe. Is it whole, and made by headset?"
+        raise damaged(
+            file,
+            "cannot be read as a checkpoint of weights and plain values; it is damaged, of another kind, or unsafe. "
+            "Is it whole, and made by headset?",
         ) from error
     if not isinstance(content, dict) or not is_description(content.get("hyper_parameters")):
         raise HeadsetError(f"{path} is not a checkpoint of a headset.")

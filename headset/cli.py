@@ -20,10 +20,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from backbones.errors import HeadsetError
 from heads.registry import list_heads, load_head_class, make_head
 from headset.checkpoint import read_hparams
+from headset.checkpoint_io import LastCheckpoints
 from headset.data import TextData
+from headset.interruption import end_others, is_lost_process, lost_process
 from headset.logs import ConfigFile, MetricsLog
 from headset.module import LitHeadset
 from headset.parser import HeadsetParser
+from headset.resuming import check_callbacks
 from headset.source_settings import whole_sources
 from headset.writer import PredictionWriter
 
@@ -65,6 +68,8 @@ def run(arguments: list[str]) -> None:
     except SyntaxError as error:
         raise HeadsetError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
     except RuntimeError as error:
+        if is_lost_process(error):
+            raise lost_process(error) from error
         if "conditioned on metric" not in str(error):
             raise
         raise HeadsetError(f"Lightning says: {' '.join(str(error).split())}") from error
@@ -161,6 +166,8 @@ class HeadsetCLI(LightningCLI):
             raise HeadsetError(f"A setting cannot be used: {' '.join(str(error).split())[:500]}") from error
         if self.hparams is not None:
             self.model.restore(self.hparams)
+            if self.subcommand == "fit" and not self._get(self.config, "config"):
+                check_callbacks(self.trainer, self._get(self.config, "ckpt_path"))
         if self.subcommand == "predict":
             self.model.allow_untrained = self._get(self.config, "allow_untrained")
             if heads := self._get(self.config, "heads"):
@@ -177,7 +184,7 @@ class HeadsetCLI(LightningCLI):
                 logger = MetricsLog(settings.default_root_dir or ".")
             saves = settings.enable_checkpointing is not False and not settings.fast_dev_run
             if saves and not _has(callbacks, Checkpoint):
-                callbacks.append(ModelCheckpoint(save_last="link"))
+                callbacks.append(LastCheckpoints())
         else:
             logger = logger or False
             if settings.enable_checkpointing is None:
@@ -189,6 +196,14 @@ class HeadsetCLI(LightningCLI):
         if self.subcommand != "fit" or logger is False:
             self.save_config_callback = None
         return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Leave no process behind, however the run ends."""
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            end_others(self.trainer)
+            raise
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}

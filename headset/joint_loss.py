@@ -38,6 +38,8 @@ class JointLoss:
         self.headset = headset
         self.weights = weights
         self.reach = Reach()
+        self.seen: list[dict[str, Tensor]] = []
+        self.flags: list[float] = []  # what this process tells the others in a step; afterwards the sums over all
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -69,16 +71,19 @@ class JointLoss:
         else:
             sums = {name: sizes[name] * loss.detach() for name, loss in here.items()}
             rows = [kind.get(name, nothing) for kind in (sizes, sums) for name in names]
-            table = torch.cat([torch.stack(rows), torch.tensor(reached, dtype=torch.float32, device=device)])
+            table = torch.cat([torch.stack(rows), torch.tensor([*reached, *self.flags], device=device).float()])
             distributed.all_reduce(table)
-            self.reach.note(reached, table[2 * len(names) :])
+            self.reach.note(reached, table[2 * len(names) : 2 * len(names) + len(reached)])
             totals = dict(zip(names, table, strict=False))
-            there = [name for name, total in zip(names, table[: len(names)].tolist(), strict=True) if total > 0]
+            known = torch.cat([table[: len(names)], table[len(table) - len(self.flags) :]]).tolist()
+            self.flags = known[len(names) :]
+            there = [name for name, total in zip(names, known, strict=False) if total > 0]
             present = {name: (totals[name] > 0).float() for name in names}
             means = {name: table[len(names) + names.index(name)] / totals[name] for name in there}
             here = {
                 name: loss * (_processes() * sizes[name] / totals[name].clamp(min=1e-12)) for name, loss in here.items()
             }
+        self.seen.append(means)
         self.weights.learn(here, means, self.headset.backbone)
         total = self._sum(here, present)
         everywhere = self._sum(means, {name: present[name] for name in means}).detach()
@@ -86,6 +91,12 @@ class JointLoss:
             pairs = zip(parameters, reached, strict=True)
             total = touch(total, [one for one, its in pairs if one.requires_grad and not its])
         return total, everywhere, means
+
+    def take(self) -> dict[str, Tensor]:
+        """The mean losses of the heads since this was last asked, summed: finite, if all of them were."""
+        seen, self.seen = self.seen, []
+        names = dict.fromkeys(name for means in seen for name in means)
+        return {name: torch.stack([means[name] for means in seen if name in means]).sum() for name in names}
 
     def drop_idle(self) -> None:
         """Before the optimizer steps: what no loss has reached gets no gradient, and so does not move."""

@@ -17,7 +17,9 @@ class _Rest:
         self.skip = skip
 
     def __iter__(self) -> Iterator[Any]:
-        return islice(iter(self.sampler), self.skip, None)
+        # Once, when it is asked for its first: worker processes that persist begin anew with the same sampler.
+        skip, self.skip = self.skip, 0
+        yield from islice(iter(self.sampler), skip, None)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -52,12 +54,7 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def position(loop: Mapping[str, Any]) -> tuple[int, int]:
-    """The epoch in which a resumed run goes on, and how many of its batches are done, from the state of a fit loop.
-
-    A checkpoint after the last batch of an epoch is of the next one.
-    """
+    """The epoch in which a resumed run goes on, and how many of its batches are done, from the state of a fit loop."""
     epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
     finished: int = epochs["processed"]
-    if batches["is_last_batch"]:
-        return finished + 1 if finished < epochs["ready"] else finished, 0
-    return finished, batches["current"]["processed"]
+    return finished, 0 if finished == epochs["ready"] else batches["current"]["processed"]

@@ -1,10 +1,13 @@
 """The console script ``headset``: finds the command and imports only what that command needs."""
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -38,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; those of the process by default.
 
     Returns:
-        The exit code: 0, or 1 after an error in the settings or the data. Usage errors exit with 2.
+        The exit code: 0, or 1 after an error in the settings or the data. Usage errors exit with 2, and programs that
+        are ended by SIGTERM or SIGINT with 143 or 130.
     """
     command, *arguments = _split(sys.argv[1:] if argv is None else list(argv))
     # A researcher's own head is a file in the working directory. Last, so that no file there hides a library.
@@ -46,12 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())
     own: dict[str, Callable[[list[str]], None]] = {"export": _export, "merge": _merge, "heads": _heads, "info": _info}
     try:
-        if command in own:
-            own[command](arguments)
-        else:
-            from headset.cli import run
+        with _ended_by_signals():
+            if command in own:
+                own[command](arguments)
+            else:
+                from headset.cli import run
 
-            run([command, *arguments])
+                run([command, *arguments])
     except HeadsetError as error:
         return _fail(error)
     except Exception as error:
@@ -67,6 +72,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(error: HeadsetError) -> int:
     print(f"headset: error: {error}", file=sys.stderr)
     return 1
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGINT end the program by exit codes 143 and 130, such that files are closed and cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _split(argv: list[str]) -> list[str]:

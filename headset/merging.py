@@ -1,6 +1,5 @@
 """Heads of several runs on one backbone: checkpoints whose backbones are the same become one."""
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,8 @@ import torch
 
 from backbones.errors import HeadsetError
 from headset.checkpoint import PREFIX, build_headset, fitting_weights, make_heads, read_checkpoint
-from headset.environment import environment
 from headset.processors import processor_from_files
+from headset.whole_files import save_checkpoint
 
 __all__ = ["merge", "merged"]
 
@@ -45,9 +44,7 @@ def merge(ckpt_paths: Sequence[str], output: str, trust_heads: bool = False, ove
     if os.path.exists(output) and not overwrite:
         raise HeadsetError(f"{output} is there already. Choose another --output, or replace it: --overwrite true.")
     if output.endswith(".ckpt"):
-        with environment(f"writing {output}"):
-            os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
-            _write(content, output)
+        save_checkpoint(content, output)
         return
     hparams = content["hyper_parameters"]
     heads, files = make_heads(hparams, trust_heads), hparams["processor"]
@@ -55,18 +52,6 @@ def merge(ckpt_paths: Sequence[str], output: str, trust_heads: bool = False, ove
     with fitting_weights():
         headset.load_state_dict({key.removeprefix(PREFIX): value for key, value in content["state_dict"].items()})
     headset.save_pretrained(output)
-
-
-def _write(content: Mapping[str, Any], output: str) -> None:
-    """A file that is there whole or not at all."""
-    partial = f"{output}.partial"
-    try:
-        torch.save(content, partial)
-        os.replace(partial, output)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
 
 
 def merged(paths: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -28,18 +29,22 @@ from headset.checkpoint import (
     make_heads,
     read_checkpoint,
 )
+from headset.checkpoint_io import CheckpointFiles
 from headset.data import TextData
 from headset.distillation import Teacher
+from headset.interruption import Interruption
 from headset.joint_loss import JointLoss
 from headset.labels import other_labels
 from headset.loader import position
 from headset.measures import Measures
 from headset.model import Headset
 from headset.monitors import MetricSchedules, MonitorCheck
+from headset.nonfinite import NonFinite
 from headset.optim import Resumed, make_optimizer, optimizer_spec, resumed
 from headset.parameter_groups import ParameterGroup, parameter_groups
 from headset.processors import Processor, load_processor, processor_files, processor_from_files
 from headset.record import record
+from headset.resuming import Resuming, settle
 from headset.schedules import schedule_config
 from headset.settings import check_settings
 from headset.stages import STAGES, Stages
@@ -85,6 +90,8 @@ class LitHeadset(Stages):
             temperature: 2.0, alpha: 0.5, heads: [NAME, ...]}``; ``alpha`` is its share of the loss.
         start_from: A checkpoint, or several on the same backbone, whose backbone and heads the run starts with; what
             ``heads`` names beyond them is new.
+        nonfinite_loss: What becomes of a step whose loss or gradients are not finite, of which no weight learns:
+            ``stop`` ends the run and names the rows, ``skip`` goes on without that step.
 
     Raises:
         HeadsetError: A setting is wrong. Nothing is loaded before settings are checked.
@@ -113,6 +120,7 @@ class LitHeadset(Stages):
         new_heads: list[str] | None = None,
         distillation: dict[str, Any] | None = None,
         start_from: str | list[str] | None = None,
+        nonfinite_loss: str = "stop",
     ) -> None:
         super().__init__()
         self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
@@ -147,6 +155,7 @@ class LitHeadset(Stages):
             "new_heads": new_heads or [],
             "distillation": distillation,
             "start_from": start_from,
+            "nonfinite_loss": nonfinite_loss,
         }
         check_settings(settings, self.heads, optimizer)
         self.save_hyperparameters({**settings, "heads": {name: head.spec() for name, head in heads.items()}})
@@ -242,7 +251,9 @@ class LitHeadset(Stages):
         return module if map_location is None else module.to(map_location)
 
     def setup(self, stage: str) -> None:
-        """Take the label sets that the data found."""
+        """Take the label sets that the data found, and have checkpoints written whole."""
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = CheckpointFiles()
         found: dict[str, Any] = getattr(self.trainer.datamodule, "label_sets", {})  # type: ignore[attr-defined]
         self._labels = found | {name: names for name, names in self._labels.items() if names is not None}
         if stage == "fit" and isinstance(self.trainer.datamodule, TextData):  # type: ignore[attr-defined]
@@ -282,7 +293,14 @@ class LitHeadset(Stages):
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run has."""
-        return [MonitorCheck(), MetricSchedules(), WholeNumbers()]
+        return [
+            MonitorCheck(),
+            MetricSchedules(),
+            WholeNumbers(),
+            Resuming(),
+            Interruption(),
+            NonFinite(self.hparams["nonfinite_loss"]),
+        ]
 
     def configure_optimizers(self) -> Any:
         """AdamW or the optimizer given, and a schedule over all steps of the run."""
@@ -314,9 +332,12 @@ class LitHeadset(Stages):
         Raises:
             HeadsetError: Another head has other labels here than in the checkpoint, or them in another order.
         """
-        if "loops" in checkpoint and isinstance(self.trainer.datamodule, TextData):  # type: ignore[attr-defined]
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            data.epoch, data.done = position(checkpoint["loops"]["fit_loop"])
+        if "loops" in checkpoint and self.trainer.state.fn == TrainerFn.FITTING:
+            loop = checkpoint["loops"]["fit_loop"]
+            settle(loop, checkpoint)
+            if isinstance(self.trainer.datamodule, TextData):  # type: ignore[attr-defined]
+                data = self.trainer.datamodule  # type: ignore[attr-defined]
+                data.epoch, data.done = position(loop)
         hparams = checkpoint["hyper_parameters"]
         self._seed = hparams["seed"]
         for name in self.heads.keys() - set(self.hparams["new_heads"]):

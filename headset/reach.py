@@ -43,6 +43,15 @@ class Reach:
         if anywhere is not None:
             self._anywhere = anywhere if self._anywhere is None else self._anywhere + anywhere
 
+    def state(self) -> dict[str, Any]:
+        """What was reached since the last optimizer step, for a checkpoint."""
+        return {"here": self._here, "anywhere": None if self._anywhere is None else self._anywhere.cpu()}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from a `state`."""
+        anywhere: Tensor | None = state["anywhere"]
+        self._here, self._anywhere = state["here"], None if anywhere is None else anywhere.to(device)
+
     def drop_idle(self, parameters: Sequence[nn.Parameter]) -> None:
         """Take the gradients of zeros away from what no process has reached since the last optimizer step."""
         reached, anywhere = self._here, self._anywhere

@@ -8,6 +8,7 @@ from heads.base import Head
 from headset.balancing import check_loss_weights
 from headset.distillation import check_distillation
 from headset.model import check_name
+from headset.nonfinite import ACTIONS
 from headset.parameter_groups import ParameterGroup, check_groups
 from headset.schedules import check_schedule
 from headset.stored import POLICIES
@@ -39,6 +40,8 @@ def check_settings(settings: Mapping[str, Any], heads: Mapping[str, Head], optim
         )
     if settings["stored_head"] not in (None, *POLICIES):
         raise invalid_choice("stored_head", settings["stored_head"], POLICIES)
+    if settings["nonfinite_loss"] not in ACTIONS:
+        raise invalid_choice("nonfinite_loss", settings["nonfinite_loss"], ACTIONS)
     for name in heads:
         check_name(name)
     if not heads:

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset as Table
 
 from headset.batches import Collator
 from headset.columns import Columns, Sizes
+from headset.interruption import ignore_signals
 from headset.loader import ResumableLoader
 from headset.orders import Order, RowOrder, TokenOrder, WindowOrder
 from headset.sampler import Sampling, SourceBatches
@@ -101,4 +102,5 @@ def step_loader(
         num_workers=workers,
         collate_fn=StepCollator(parts),
         persistent_workers=workers > 0,
+        worker_init_fn=ignore_signals,
     )

@@ -75,7 +75,7 @@ def test_a_masked_lm_run_from_yaml_to_a_stock_model(folder, tiny_bert, capsys, c
     (folder / "run.yaml").write_text(json.dumps(settings))
     assert main(["fit", "-c", "run.yaml", *QUIET]) == 0
     assert "head words: newly initialised" in caplog.text and "16 rows from texts.jsonl, in 24 parts" in caplog.text
-    [checkpoint] = map(str, folder.rglob("epoch*.ckpt"))
+    [checkpoint] = map(str, folder.rglob("last.ckpt"))
     assert main(["test", "--ckpt_path", checkpoint, *QUIET]) == 0
     assert "test/words/perplexity" in capsys.readouterr().out
     predict = ["predict", "--ckpt_path", checkpoint, "--data.predict", "masks.jsonl", "--output", "out.jsonl", *QUIET]
@@ -160,7 +160,7 @@ def test_a_multiple_choice_run_from_yaml_to_a_stock_model(folder, tiny_bert, cap
     }
     (folder / "run.yaml").write_text(json.dumps(settings))
     assert main(["fit", "-c", "run.yaml", *QUIET]) == 0
-    [checkpoint] = map(str, folder.rglob("epoch*.ckpt"))
+    [checkpoint] = map(str, folder.rglob("last.ckpt"))
     assert main(["test", "--ckpt_path", checkpoint, *QUIET]) == 0
     shown = capsys.readouterr().out
     assert "1.0" in next(line for line in shown.splitlines() if "test/ending/accuracy" in line)

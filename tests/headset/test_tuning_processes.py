@@ -17,7 +17,7 @@ def fit(folder, name, *arguments):
     command = [sys.executable, "-m", "headset", "fit", "-c", "run.yaml", "--trainer.default_root_dir", name, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    [checkpoint] = (folder / name).glob("**/epoch*.ckpt")
+    [checkpoint] = (folder / name).glob("**/last.ckpt")
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     return {key: value for key, value in weights.items() if ".tuned." in key}
 
