@@ -25,7 +25,7 @@ class NonFinite(Callback):
     A step in which one of them is nan or infinite does not touch the weights. With ``stop`` it ends the run, with the
     rows named; with ``skip`` it is told and counted, and the run goes on.
 
-    On a GPU the fused optimizer is told by a tensor there, as a gradient scaler tells it, and the result is looked at in
+    On a GPU the fused optimizer is told by a tensor there, as a gradient scaler tells it, and it is looked at in
     the step after, so that nothing waits for it.
 
     Args:
