@@ -116,16 +116,14 @@ class Signals(_SignalConnector):
             self._register_signal(number, self._receive)
 
     def _receive(self, number: int, frame: Any) -> None:
-        if self.ending:
-            return
         again = number in self.received
         self.received.add(number)
-        trains = self.trainer.state.fn == TrainerFn.FITTING
-        if number == self.requeue and trains:
-            return
         if number == signal.SIGINT and again:
             _kill_others(self.trainer)
             os._exit(128 + number)
+        trains = self.trainer.state.fn == TrainerFn.FITTING
+        if self.ending or (number == self.requeue and trains):
+            return
         if trains:
             if not again and self.trainer.is_global_zero:
                 name = signal.Signals(number).name

@@ -8,7 +8,7 @@ import re
 import struct
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -79,7 +79,7 @@ def save_checkpoint(content: Any, path: str | os.PathLike[str]) -> None:
             with _locked(part) as file:
                 digesting = _Digesting(file)
                 try:
-                    torch.save(content, digesting)
+                    torch.save(content, cast(IO[bytes], digesting))
                 except RuntimeError as error:
                     raise digesting.error or error from None
                 comment = struct.pack("<H", len(COMMENT) + DIGITS) + COMMENT
