@@ -1,5 +1,7 @@
 """Losses and gradients that are no numbers: what moves, what is told, and that the run goes on as without the step."""
 
+import itertools
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -85,7 +87,7 @@ def test_skip_leaves_the_step_out_and_counts_it(tmp_path, tiny_bert, rows, accum
     every = [run.weights.after[number] for number in range(accumulate - 1, 4, accumulate)]
     still = [
         all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
-        for before, now in zip(every, every[1:], strict=False)
+        for before, now in itertools.pairwise(every)
         if len(before) == len(now)
     ]
     assert all(torch.isfinite(each).all() for each in run.module.parameters())
