@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from backbones.errors import HeadsetError, invalid_choice
 from heads.base import Head
 from heads.label_counts import LabelCounts
+from headset.feature_store import FeatureStore
 from headset.label_sets import LabelSets
 from headset.label_statistics import count_labels
 from headset.labels import Labels, label_columns
@@ -133,6 +134,8 @@ class TextData(LightningDataModule):
         # Where the order of the rows to predict is restored: called with theirs when their loader is made, it gives the
         # number of batches that are done.
         self.begin_prediction: Callable[[WindowOrder], int] | None = None
+        # By split and source, the features of a frozen backbone, which a run fills in.
+        self.features: dict[tuple[str, str], list[FeatureStore]] = {}
         self._prediction: DataSource | None = None
         self._connection: tuple[Any, ...] = ()
 
@@ -257,7 +260,7 @@ class TextData(LightningDataModule):
         parts = {name: sources[name].part(split, rows, self.heads) for name, rows in self.datasets[split].items()}
         if split == "predict" and self.begin_prediction is None:
             parts = {name: replace(part, windows=False) for name, part in parts.items()}
-        loader = step_loader(parts, shuffle, sampling, self.seed, self.epoch, self.num_workers)
+        loader = step_loader(parts, shuffle, sampling, self.seed, self.epoch, self.num_workers, self.features, split)
         loader.skip = self.done if split == "train" else 0
         return loader
 

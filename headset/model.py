@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from headset.batches import in_dtype
 from headset.detached import detached, without_gradients
 from headset.modes import evaluating
 from headset.processors import Processor, agree_on_padding
+
+if TYPE_CHECKING:
+    from headset.features import KeptFeatures
 
 __all__ = ["Headset", "check_name", "evaluating"]
 
@@ -70,6 +73,8 @@ class Headset(nn.Module):
         # In training, heads whose gradient stops at the backbone, and heads whose own weights stay as they are.
         self.detached: frozenset[str] = frozenset()
         self.frozen: frozenset[str] = frozenset()
+        # In training, what answers for a backbone that is frozen.
+        self.kept: KeptFeatures | None = None
         # What is known of the run that trained it, for model cards.
         self.run: dict[str, Any] = {}
         if self.tokenizer is not None:
@@ -134,7 +139,8 @@ class Headset(nn.Module):
         features: dict[str, Any] = dict.fromkeys(chosen)
         for call, names in merge_calls({name: call for name, call in requests.items() if call is not None}):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached.issuperset(names)):
-                features |= dict.fromkeys(names, self.backbone.run(call))
+                kept = None if self.kept is None else self.kept.output(call, batches[names[0]])
+                features |= dict.fromkeys(names, self.backbone.run(call) if kept is None else kept)
         if self.training and torch.is_grad_enabled():
             self.states |= dict.fromkeys(chosen.keys() - self.frozen, "trained")
         return {name: self._answer(name, features[name], batches[name]) for name in chosen}
@@ -174,6 +180,7 @@ class Headset(nn.Module):
                 ``meta["labelled"]`` has, for heads where some rows lack a label, the numbers of the rows that have one,
                 and ``labels`` those of these rows. Such a head sees all rows, and answers for these.
         """
+        batch = batch if self.kept is None else self.kept.bound(batch)
         given, meta = batch.get("labels", {}), batch.get("meta", {})
         batches: dict[str, Mapping[str, Any]] = {}
         labels: dict[str, Any] = {}

@@ -32,6 +32,7 @@ from headset.checkpoint import (
 from headset.checkpoint_io import CheckpointFiles
 from headset.data import TextData
 from headset.distillation import Teacher
+from headset.feature_run import keep_features
 from headset.interruption import Interruption
 from headset.joint_loss import JointLoss
 from headset.labels import other_labels
@@ -92,6 +93,8 @@ class LitHeadset(Stages):
             ``heads`` names beyond them is new.
         nonfinite_loss: What becomes of a step whose loss or gradients are not finite, of which no weight learns:
             ``stop`` ends the run and names the rows, ``skip`` goes on without that step.
+        cache_features: Whether a backbone that is frozen as a whole runs once for each row, in a run of several epochs,
+            and what heads read of it is kept on disk.
 
     Raises:
         HeadsetError: A setting is wrong. Nothing is loaded before settings are checked.
@@ -121,6 +124,7 @@ class LitHeadset(Stages):
         distillation: dict[str, Any] | None = None,
         start_from: str | list[str] | None = None,
         nonfinite_loss: str = "stop",
+        cache_features: bool = True,
     ) -> None:
         super().__init__()
         self.backbone_options = BackboneOptions(backbone) if isinstance(backbone, str) else backbone
@@ -156,6 +160,7 @@ class LitHeadset(Stages):
             "distillation": distillation,
             "start_from": start_from,
             "nonfinite_loss": nonfinite_loss,
+            "cache_features": cache_features,
         }
         check_settings(settings, self.heads, optimizer)
         self.save_hyperparameters({**settings, "heads": {name: head.spec() for name, head in heads.items()}})
@@ -373,6 +378,18 @@ class LitHeadset(Stages):
             self.teacher = Teacher(self.hparams["distillation"], self.built)
             self.teacher.headset.backbone.padding_free = self.backbone_options.padding_free
         self._seed = self._seed or torch.initial_seed() % 2**31
+        if self.hparams.get("cache_features", True):
+            self.built.kept = keep_features(self, self.built)
+
+    def on_train_end(self) -> None:
+        """Check that a backbone whose features were used is what it was."""
+        if self.built.kept is not None:
+            self.built.kept.check()
+
+    def teardown(self, stage: str) -> None:
+        """Let go of features, which are of this run."""
+        if self.headset is not None:
+            self.headset.kept = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""

@@ -9,12 +9,13 @@ from torch.utils.data import Dataset as Table
 
 from headset.batches import Collator
 from headset.columns import Columns, Sizes
+from headset.feature_rows import Features, FeaturesBeside, NumberedRows
 from headset.interruption import ignore_signals
 from headset.loader import ResumableLoader
 from headset.orders import Order, RowOrder, TokenOrder, WindowOrder
 from headset.sampler import Sampling, SourceBatches
 
-__all__ = ["SourcePart", "step_loader"]
+__all__ = ["SourcePart", "StepRows", "step_loader"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,14 @@ class StepCollator:
 
 
 def step_loader(
-    parts: Mapping[str, SourcePart], shuffle: bool, sampling: Sampling, seed: int, epoch: int, workers: int
+    parts: Mapping[str, SourcePart],
+    shuffle: bool,
+    sampling: Sampling,
+    seed: int,
+    epoch: int,
+    workers: int,
+    features: Features,
+    split: str,
 ) -> ResumableLoader:
     """A data loader over the examples of several sources.
 
@@ -90,17 +98,19 @@ def step_loader(
         seed: With the epoch, where orders come from.
         epoch: The epoch that comes first.
         workers: The number of worker processes.
+        features: What batches have beside, by split and source.
+        split: Which split the examples are of.
     """
     parts = {name: part for name, part in parts.items() if len(part.rows)}
     orders = {name: part.order for name, part in parts.items()}
     steps: Any = SourceBatches(orders, shuffle, sampling, seed)
     steps.set_epoch(epoch)
     return ResumableLoader(
-        StepRows(parts),
+        NumberedRows(StepRows(parts)),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
-        collate_fn=StepCollator(parts),
+        collate_fn=FeaturesBeside(StepCollator(parts), features, split),
         persistent_workers=workers > 0,
         worker_init_fn=ignore_signals,
     )
