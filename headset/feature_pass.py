@@ -55,10 +55,11 @@ def write_features(
         ValueError: The features of an example have other shapes than those of another.
     """
     lazy = part.collator.encoder.lazy
-    writer = FeatureWriter(folder)
+    writer, rows = FeatureWriter(folder), StepRows({"": part})
     size = CHUNK if lazy else WINDOW
     for start in range(examples.start, examples.stop, size):
-        window = list(_examples(part, range(start, min(start + size, examples.stop)), 1 if lazy else CHUNK))
+        numbers = range(start, min(start + size, examples.stop))
+        window = list(_examples(part, rows, numbers, 1 if lazy else CHUNK))
         sequences = [sequence for example in window for sequence in example.sequences]
         found = iter(_run(backbone, plan, sequences, FILES if lazy else None))
         for example in window:
@@ -69,10 +70,10 @@ def write_features(
     writer.close()
 
 
-def collated(part: SourcePart, numbers: list[int]) -> dict[str, Any]:
-    """A batch of examples, as a loader makes it."""
-    _, rows = StepRows({"": part})["", numbers]
-    batch: dict[str, Any] = part.collator(rows)
+def collated(part: SourcePart, numbers: list[int], rows: StepRows | None = None) -> dict[str, Any]:
+    """A batch of examples, as a loader makes it; ``rows`` are all of them."""
+    _, found = (StepRows({"": part}) if rows is None else rows)["", numbers]
+    batch: dict[str, Any] = part.collator(found)
     return batch
 
 
@@ -85,11 +86,11 @@ def _check_room(writer: FeatureWriter, done: int, rows: int) -> None:
         )
 
 
-def _examples(part: SourcePart, numbers: range, chunk: int) -> Iterator[_Example]:
+def _examples(part: SourcePart, table: StepRows, numbers: range, chunk: int) -> Iterator[_Example]:
     """Examples taken apart into sequences, each without its padding."""
     for start in range(numbers.start, numbers.stop, chunk):
         rows = list(range(start, min(start + chunk, numbers.stop)))
-        batch = collated(part, rows)
+        batch = collated(part, rows, table)
         inputs, meta = model_inputs(batch), batch["meta"]
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         mask = inputs.get("attention_mask", meta.get("attention_mask"))
