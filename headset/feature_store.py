@@ -205,7 +205,7 @@ class FeatureStore:
     def _of(self, number: int, sequences: np.ndarray[Any, Any]) -> Tensor:
         values, is_vector = self.values[number], self.kinds[number][1]
         if is_vector:
-            return values.index_select(0, torch.from_numpy(sequences))
+            return torch.index_select(values, 0, torch.from_numpy(sequences))
         lengths = torch.from_numpy(self.lengths[number, sequences])
         starts = torch.from_numpy(self.starts[number, sequences])
         longest = int(lengths.max())
@@ -213,7 +213,7 @@ class FeatureStore:
         place = within - (longest - lengths).unsqueeze(1) if self.left else within.expand(len(lengths), -1)
         real = (place >= 0) & (place < lengths.unsqueeze(1))
         index = torch.where(real, starts.unsqueeze(1) + place, 0)
-        found = values.index_select(0, index.reshape(-1)).unflatten(0, index.shape)
+        found = torch.index_select(values, 0, index.reshape(-1)).view(*index.shape, *values.shape[1:])
         if not self.even[number]:
             found[~real] = 0
         return found
