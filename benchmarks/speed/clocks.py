@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 from transformers import TrainerCallback
 
@@ -18,12 +19,20 @@ class Stamps:
     """
 
     def __init__(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.began = time.perf_counter()
         self.ended: list[tuple[int, float]] = []
 
     def step(self, epoch: int) -> None:
         """A step has ended."""
         self.ended.append((epoch, time.perf_counter()))
+
+    def end(self) -> None:
+        """The training has ended: where a card works by itself, the last step ends when it has done all."""
+        if torch.cuda.is_available() and self.ended:
+            torch.cuda.synchronize()
+            self.ended[-1] = self.ended[-1][0], time.perf_counter()
 
     def seconds(self, first_epoch: int = 0) -> float:
         """How long all steps took, with what is between them, from an epoch on."""
@@ -49,6 +58,10 @@ class Clock(Callback):
         """A step has ended."""
         self.stamps.step(trainer.current_epoch)
 
+    def on_train_end(self, *arguments: Any) -> None:
+        """Training ends."""
+        self.stamps.end()
+
 
 class TrainerClock(TrainerCallback):
     """Times the steps of transformers' Trainer."""
@@ -63,3 +76,7 @@ class TrainerClock(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """A step has ended."""
         self.stamps.step(int(state.epoch - 1e-6) if state.epoch else 0)
+
+    def on_train_end(self, *arguments: Any, **others: Any) -> None:
+        """Training ends."""
+        self.stamps.end()

@@ -17,6 +17,8 @@ UNITS = {
     "tensors": "{:,.0f} MiB",
     "process": "{:,.0f} MiB",
     "memory": "{:,.0f} MiB",
+    "tokens": "{:,.0f} tokens a second",
+    "share": "{:.1%}",
 }
 OTHER = "{:.1f} µs"
 FAILED = "-"

@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -56,6 +57,10 @@ class Work:
         max_length: Where texts are cut, in tokens.
         batches: The rows of each batch, where they are to be the same on all sides.
         memory: Whether the peak of memory is measured, in the turn that warms up.
+        batch: The rows of a batch.
+        accelerator: What trains, as Lightning names it.
+        half: Whether it computes in bfloat16 where that is safe, as autocast has it.
+        workers: The processes that load.
     """
 
     model: str
@@ -65,6 +70,15 @@ class Work:
     max_length: int = 512
     batches: list[list[int]] | None = None
     memory: bool = False
+    batch: int = BATCH
+    accelerator: str = "cpu"
+    half: bool = False
+    workers: int = 0
+
+    @property
+    def bare(self) -> bool:
+        """Whether the model is a folder without weights, which are random then."""
+        return Path(self.model).is_dir() and not list(Path(self.model).glob("*.safetensors"))
 
 
 class _Training:
@@ -113,9 +127,10 @@ class _Training:
         tokenizer = AutoTokenizer.from_pretrained(path)
         rows = read_rows(self.work.train)
         names = sorted(set(rows["label"]))
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, num_labels=len(names), id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}
-        )
+        ids = {name: number for number, name in enumerate(names)}
+        config = AutoConfig.from_pretrained(path, id2label=dict(enumerate(names)), label2id=ids)
+        kind = AutoModelForSequenceClassification
+        model = kind.from_config(config) if self.work.bare else kind.from_pretrained(path, config=config)
         encoded = tokenizer(rows["text"], truncation=True, max_length=self.work.max_length)
         labels = [names.index(label) for label in rows["label"]]
         return model, tokenizer, Dataset.from_dict({**encoded, "labels": labels})
@@ -163,6 +178,7 @@ class RawSide(_Training):
             schedule.step()
             optimizer.zero_grad()
             stamps.step(0)
+        stamps.end()
         return stamps, lambda texts: self.answers(model, tokenizer, texts)
 
 
@@ -226,7 +242,10 @@ class TrainerSide(_Training):
         clock = TrainerClock()
         arguments = TrainingArguments(
             output_dir=self.work.folder,
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=self.work.batch,
+            bf16=self.work.half,
+            use_cpu=self.work.accelerator == "cpu",
+            dataloader_num_workers=self.work.workers,
             num_train_epochs=1,
             max_steps=most,
             learning_rate=RATE,
@@ -277,17 +296,19 @@ class HeadsetSide(_Training):
 
 def headset_settings(work: Work, seed: int, epochs: int, backbone: Mapping[str, Any]) -> dict[str, Any]:
     """What ``headset fit`` takes."""
+    data = {"train": work.train, "max_length": work.max_length, "batch_size": work.batch, "num_workers": work.workers}
     return {
         "seed_everything": seed,
         "model": {
-            "backbone": {"path": work.model, **backbone},
+            "backbone": {"path": work.model, **backbone, **({"random_weights": True} if work.bare else {})},
             "heads": {HEAD: "SequenceClassification"},
             "learning_rate": RATE,
         },
-        "data": {"train": work.train, "max_length": work.max_length, "seed": 0 if work.batches else seed},
+        "data": {**data, "seed": 0 if work.batches else seed},
         "trainer": {
             "max_epochs": epochs,
-            "accelerator": "cpu",
+            "accelerator": work.accelerator,
+            **({"precision": "bf16-mixed"} if work.half else {}),
             "enable_checkpointing": False,
             "default_root_dir": work.folder,
         },
@@ -298,9 +319,7 @@ def train_checkpoint(model: str, train: str, folder: str, max_length: int) -> st
     """The checkpoint of a training of one step; a folder without weights gets random ones."""
     from headset.cli import run
 
-    bare = Path(model).is_dir() and not list(Path(model).glob("*.safetensors"))
-    work = Work(model, train, folder, max_length=max_length)
-    settings = headset_settings(work, 0, 1, {"random_weights": True} if bare else {})
+    settings = headset_settings(Work(model, train, folder, max_length=max_length), 0, 1, {})
     settings["trainer"] |= {"max_steps": 1, "enable_checkpointing": True, "logger": False}
     checkpoint = {"dirpath": folder, "filename": "model", "enable_version_counter": False}
     callback = {"class_path": "ModelCheckpoint", "init_args": checkpoint}

@@ -9,10 +9,13 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel, BertConfig, LlamaConfig
 
 from benchmarks.speed import starting
-from benchmarks.speed.__main__ import main
+from benchmarks.speed.__main__ import main, run_gpu
 from benchmarks.speed.clocks import Stamps
+from benchmarks.speed.gpu import Card, flops_of, gpu_section, kept_section
 from benchmarks.speed.groups import GROUPS
 from benchmarks.speed.machine import machine, versions
 from benchmarks.speed.measuring import Side, measure, median_ratio
@@ -125,3 +128,33 @@ def test_every_row_of_the_table_is_a_number(tiny_bert, tmp_path, monkeypatch):
     for line in lines:
         assert f"| {line['work']} | {line['ours']} | {line['theirs'] or '-'} |" in text
     assert json.loads((tmp_path / "runs" / "speed.json").read_text()) == lines
+
+
+SMALL = {"vocab_size": 55, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+def test_models_are_measured_as_on_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = {"large encoder": BertConfig(**SMALL), "decoder": LlamaConfig(**SMALL)}
+    page = tmp_path / "speed.md"
+    page.write_text("# Speed\n\nWhat there is.\n\n" + gpu_section([]))
+    card = Card(models, batch=4, steps=2, rounds=1, words=50, longest=32, workers=0)
+    lines = run_gpu(card, 1e12, page, here=True)
+    assert not [line["failed"] for line in lines if "failed" in line]
+    assert [line["key"] for line in lines] == ["tokens", "tokens", "share", "share"] * 2
+    assert all(line["ratio"] > 0 for line in lines)
+    text = page.read_text()
+    assert text.startswith("# Speed\n\nWhat there is.\n\n## On a GPU\n") and "Not measured" not in text
+    assert "| training, large encoder, bf16 | headset | Trainer, best settings |" in text
+    assert kept_section(page) in text and "Not measured" in kept_section(tmp_path / "none.md")
+
+
+@pytest.mark.parametrize("config", [BertConfig, LlamaConfig])
+def test_operations_are_those_that_torch_counts(config):
+    """Of a row of 24 tokens, forwards and backwards; torch counts attention as if all tokens saw all."""
+    model = AutoModel.from_config(config(**SMALL, attn_implementation="eager"))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.ones(1, 24, dtype=torch.long)).last_hidden_state.sum().backward()
+    causal = 12 * 2 * 32 * 24**2 * 0.5 if config is LlamaConfig else 0
+    pooler = 6 * 32 * 32 * 24 if config is BertConfig else 0
+    assert counter.get_total_flops() == pytest.approx(flops_of(model.config, [24]) - pooler + causal, rel=0.05)
