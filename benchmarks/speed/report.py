@@ -57,8 +57,9 @@ checkpoints.
   goes by hand over batches sorted by length. From file to file is with loading the model, and in another order of the
   rows each time.
 - *sentence-transformers* is `encode(batch_size=32)` with the same pooling.
-- Memory *of tensors* is the most that was allocated at once, counted by torch's profiler. *Without mapped files*: of
-  the process, without pages of files, which the system takes back when it needs them.
+- Memory *of tensors* is the most that was allocated at once, counted by torch's profiler; *of the process* is all, with
+  the same libraries imported on both sides. *Without mapped files*: of the process, without pages of files, which the
+  system takes back when it needs them.
 - *imports and model* is a process that imports torch, transformers, datasets and Lightning, and loads model and
   tokenizer.
 
@@ -144,6 +145,8 @@ def report(lines: Sequence[Line], machine: str, versions: str, day: date, gpu: s
     rounds = sorted({line["rounds"] for line in lines if "rounds" in line})
     targets = [line for line in lines if line["target"] is not None]
     met = sum(bool(line.get("reached")) for line in targets)
+    if not lines:
+        return "\n".join([INTRODUCTION, "Not measured yet.", "", SIDES, gpu]).rstrip() + "\n"
     told = [
         f"{met} of {len(targets)} targets are reached.",
         "",

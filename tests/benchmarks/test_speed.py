@@ -14,7 +14,7 @@ from transformers import AutoModel, BertConfig, LlamaConfig
 
 from benchmarks.speed import starting
 from benchmarks.speed.__main__ import main, run_gpu
-from benchmarks.speed.clocks import Stamps
+from benchmarks.speed.clocks import Clock, Stamps
 from benchmarks.speed.gpu import Card, flops_of, gpu_section, kept_section
 from benchmarks.speed.groups import GROUPS
 from benchmarks.speed.machine import machine, versions
@@ -22,7 +22,8 @@ from benchmarks.speed.measuring import Side, measure, median_ratio
 from benchmarks.speed.memory import Watch, forget_peak, peak_of_process, peak_of_tensors
 from benchmarks.speed.report import lines_of, report
 from benchmarks.speed.tables import Row
-from benchmarks.speed.training import length_groups
+from benchmarks.speed.texts import made_up, write_jsonl
+from benchmarks.speed.training import HeadsetSide, headset_order, length_groups
 
 
 class Counted:
@@ -158,3 +159,14 @@ def test_operations_are_those_that_torch_counts(config):
     causal = 12 * 2 * 32 * 24**2 * 0.5 if config is LlamaConfig else 0
     pooler = 6 * 32 * 32 * 24 if config is BertConfig else 0
     assert counter.get_total_flops() == pytest.approx(flops_of(model.config, [24]) - pooler + causal, rel=0.05)
+
+
+def test_both_sides_have_the_same_batches(tiny_bert, tmp_path, monkeypatch):
+    train = str(write_jsonl(made_up(20, 70), tmp_path / "train.jsonl"))
+    order = headset_order(str(tiny_bert), train, 64)
+    assert sorted(row for batch in order for row in batch) == list(range(70))
+    seen = []
+    monkeypatch.setattr(Clock, "on_train_batch_start", lambda *its: seen.append(its[3]["meta"]["rows"]))
+    work = {"model": str(tiny_bert), "train": train, "folder": str(tmp_path), "max_length": 64, "batches": order}
+    HeadsetSide(**work).run(1)
+    assert seen == order
