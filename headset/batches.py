@@ -21,7 +21,7 @@ from headset.image_encoder import ImageEncoder
 from headset.question_encoder import QuestionEncoder
 from headset.text_encoder import TextEncoder
 
-__all__ = ["LABEL", "Collator", "in_dtype", "make_batch", "make_encoder"]
+__all__ = ["LABEL", "Collator", "in_dtype", "make_batch", "make_encoder", "moved"]
 
 LABEL = "label:"  # with a head's name, the column of its encoded labels
 
@@ -131,7 +131,7 @@ def make_batch(encoder: Encoder, inputs: Sequence[Any], device: torch.device | s
     """A batch of what a user gives to ``predict``."""
     encoded = encoder.encode(encoder.columns(inputs))
     batch = encoder.collate([dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True)])
-    return {key: _moved(value, device) for key, value in batch.items()}
+    return {key: moved(value, device) for key, value in batch.items()}
 
 
 def in_dtype(batches: Mapping[str, Mapping[str, Any]], dtype: torch.dtype) -> dict[str, dict[str, Any]]:
@@ -143,7 +143,8 @@ def in_dtype(batches: Mapping[str, Mapping[str, Any]], dtype: torch.dtype) -> di
     return {name: {key: cast.get(id(value), value) for key, value in batch.items()} for name, batch in batches.items()}
 
 
-def _moved(value: Any, device: torch.device | str) -> Any:
+def moved(value: Any, device: torch.device | str) -> Any:
+    """A batch whose tensors are on a device; lists are not looked through."""
     if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
+        return {key: moved(item, device) for key, item in value.items()}
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value

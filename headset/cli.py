@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import inspect
 import json
 import logging
@@ -164,6 +165,7 @@ class HeadsetCLI(LightningCLI):
             raise
         except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
             raise HeadsetError(f"A setting cannot be used: {' '.join(str(error).split())[:500]}") from error
+        gc.freeze()  # what imports and settings made stays: not to be looked through again and again
         if self.hparams is not None:
             self.model.restore(self.hparams)
             if self.subcommand == "fit" and not self._get(self.config, "config"):

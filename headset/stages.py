@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from backbones.errors import HeadsetError, invalid_choice
 from heads.base import Head, HeadOutput
 from headset.balancing import LossWeights
+from headset.batches import moved
 from headset.distillation import Teacher
 from headset.joint_loss import JointLoss, combined
 from headset.measures import Measures
@@ -53,6 +54,10 @@ class Stages(LightningModule):
         """The answers of all heads for a batch."""
         outputs: dict[str, HeadOutput] = self.built(batch)
         return outputs
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move the tensors of a batch, or of several; Lightning would look for some among the numbers of rows."""
+        return [moved(part, device) for part in batch] if isinstance(batch, list) else moved(batch, device)
 
     def report_states(self) -> None:
         """Say of each head whether it is newly initialised, loaded or trained, and what its labels are."""

@@ -180,7 +180,7 @@ def belongs_to(trainer: Trainer, module: LightningModule, order: WindowOrder) ->
         weights.update(name.encode())
         if isinstance(weight, torch.Tensor):
             local = weight.to_local() if hasattr(weight, "to_local") else weight
-            weights.update(memoryview(local.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+            weights.update(local.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     settings = {**module.hparams, "labels": getattr(module, "labels", None)}
     return {
         "weights": weights.hexdigest(),

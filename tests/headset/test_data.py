@@ -1,8 +1,10 @@
 from itertools import chain
 
+import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from backbones.errors import HeadsetError
 from heads.targets import ClassTarget, NumberTarget, PairTarget, TagTarget
 from headset.data import TextData
 
@@ -176,3 +178,45 @@ def test_without_validation_and_overfitting(tmp_path, tokenizer, target_head, ma
     data = TextData(train=make(train=TRAIN).hparams["train"], batch_size=2)
     trainer(tmp_path, max_epochs=2, overfit_batches=1).fit(module, datamodule=data)
     assert module.seen["train"] == [[0, 1], [0, 1]]
+
+
+LENGTHS = [1 + 7 * row % 13 for row in range(60)]
+ROWS = [{"text": "good " * length, "other": "bad", "label": "ab"[row % 2]} for row, length in enumerate(LENGTHS)]
+
+
+def test_batches_by_tokens(make):
+    data = make(train=ROWS, batch_tokens=64, batch_size=7)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert len(loader) == len(batches) < 60 * 15 / 64
+    assert sorted(chain.from_iterable(batch["meta"]["rows"] for batch in batches)) == list(range(60))
+    assert all(batch["input_ids"].numel() <= 64 for batch in batches)
+    data.done = 4
+    rest = list(data.train_dataloader())
+    assert [batch["meta"]["rows"] for batch in rest] == [batch["meta"]["rows"] for batch in batches[4:]]
+    small = {"train": data.hparams["train"], "labels": {"topic": "label"}, "batch_tokens": 9}
+    alike = make(sources={"a": small})
+    with pytest.raises(HeadsetError, match=r"data.sources.a.batch_tokens is 9, and one row alone has 15 tokens"):
+        alike.setup("fit")
+        len(alike.train_dataloader())
+
+
+def test_evaluation_is_sorted_by_length_unless_rows_are_compared_with_those_beside_them(make):
+    data = make(train=ROWS, validation=ROWS, test=ROWS, predict=ROWS, eval_batch_size=7)
+    for stage in ("fit", "test", "predict"):
+        data.setup(stage)
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        rows = list(chain.from_iterable(batch["meta"]["rows"] for batch in loader))
+        assert sorted(rows) == list(range(60))
+        assert [LENGTHS[row] for row in rows] == sorted(LENGTHS, reverse=True)
+    assert [row for batch in data.predict_dataloader() for row in batch["meta"]["rows"]] == list(range(60))
+    pairs = make(
+        {"vector": PairTarget(scored=False)},
+        train=ROWS,
+        validation=ROWS,
+        text=["text", "other"],
+        labels={"vector": None},
+    )
+    pairs.setup("fit")
+    assert [row for batch in pairs.val_dataloader() for row in batch["meta"]["rows"]] == list(range(60))
