@@ -7,6 +7,7 @@ runs again, and the slot gives the backbone's output. No architecture needs a ru
 """
 
 import copy
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -125,7 +126,7 @@ class NativeModel(nn.Module):
         labels = batch.get("labels")
         if not isinstance(labels, Tensor):  # none, or those of a whole headset
             return {}
-        known = inspect.signature(self.task.forward).parameters
+        known = _parameters(type(self.task))
         labels = labels.to(self.task.dtype) if labels.is_floating_point() else labels.clone()
         if "start_positions" in known:
             start, end = labels.unbind(-1)
@@ -187,3 +188,9 @@ class NativeModel(nn.Module):
                     "configuration ties it to. Set tie_word_embeddings to false in its config.json."
                 )
         self.task.load_state_dict({key: theirs[key] for key in own})
+
+
+@functools.cache
+def _parameters(kind: type[PreTrainedModel]) -> Mapping[str, inspect.Parameter]:
+    """What the forward of a task model takes."""
+    return inspect.signature(kind.forward).parameters

@@ -50,7 +50,9 @@ class KeptFeatures:
         if not isinstance(meta.get("features"), list):
             return batch
         batch = in_dtype({"": batch}, self._dtype)[""]
-        return {**batch, "meta": {**meta, "features": _Bound(model_inputs(batch), meta["features"])}}
+        device = self._weights[0].device
+        tensors = [[tensor.to(device) for tensor in its] for its in meta["features"]]
+        return {**batch, "meta": {**meta, "features": _Bound(model_inputs(batch), tensors)}}
 
     def output(self, call: BackboneCall, batch: Mapping[str, Any]) -> ModelOutput | None:
         """The output of the backbone for a call, if it is kept and the batch, which is bound, has it."""

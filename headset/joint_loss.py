@@ -1,5 +1,6 @@
 """One loss of many heads, which several processes compute as one with all of their rows would."""
 
+import functools
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -41,9 +42,9 @@ class JointLoss:
         self.seen: list[dict[str, Tensor]] = []
         self.flags: list[float] = []  # what this process tells the others in a step; afterwards the sums over all
 
-    @property
+    @functools.cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """All that the loss may come from."""
+        """All that the loss may come from; listed once, since walking through all modules takes a while."""
         return [*self.headset.parameters(), *self.weights.parameters()]
 
     def __call__(self, losses: Mapping[str, Sized]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

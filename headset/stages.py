@@ -102,7 +102,11 @@ class Stages(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by epoch, batch and process, so that a resumed run draws what an uninterrupted one draws."""
         mixed = (self._seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx
-        torch.manual_seed((mixed * 1_009 + self.global_rank) % 2**63)
+        seed = (mixed * 1_009 + self.global_rank) % 2**63
+        if self.device.type == "cpu":  # torch.manual_seed keeps a list of seeds for devices that are not in use
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
         """The weighted sum of the heads' losses; the batch may be several, whose losses then count together."""
