@@ -20,7 +20,15 @@ from backbones.errors import HeadsetError, did_you_mean
 if TYPE_CHECKING:
     from heads.base import Head
 
-__all__ = ["HeadEntry", "list_heads", "load_head_class", "make_head", "register_head", "unknown_argument"]
+__all__ = [
+    "HeadEntry",
+    "list_heads",
+    "load_all_heads",
+    "load_head_class",
+    "make_head",
+    "register_head",
+    "unknown_argument",
+]
 
 HeadT = TypeVar("HeadT", bound="Head")
 
@@ -96,7 +104,21 @@ def load_head_class(name_or_path: str) -> type["Head"]:
     Raises:
         HeadsetError: There is no such head, its module cannot be imported, or it is not a head.
     """
+    return _load(name_or_path, list_heads())
+
+
+def load_all_heads() -> None:
+    """Import every head there is, so that a parser finds their classes by name.
+
+    Raises:
+        HeadsetError: As `load_head_class`.
+    """
     entries = list_heads()
+    for name in entries:
+        _load(name, entries)
+
+
+def _load(name_or_path: str, entries: Mapping[str, HeadEntry]) -> type["Head"]:
     entry = entries.get(name_or_path)
     if entry is None and "." not in name_or_path:
         raise _unknown_head(name_or_path)

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from backbones.errors import HeadsetError
-from heads.registry import list_heads, load_head_class, make_head
+from heads.registry import load_all_heads, make_head
 from headset.checkpoint import read_hparams
 from headset.checkpoint_io import LastCheckpoints
 from headset.data import TextData
@@ -59,8 +59,7 @@ def run(arguments: list[str]) -> None:
         warnings.filterwarnings("ignore", message=message, module="lightning")
     try:
         # The name of a class is found among imported classes.
-        for name in list_heads():
-            load_head_class(name)
+        load_all_heads()
         HeadsetCLI(arguments)
     except MisconfigurationException as error:
         raise HeadsetError(f"Lightning says: {error}") from error
@@ -95,6 +94,7 @@ class HeadsetCLI(LightningCLI):
 
     def __init__(self, arguments: list[str]) -> None:
         self.hparams: dict[str, Any] | None = None
+        self.command = arguments[0]
         super().__init__(
             LitHeadset,
             TextData,
@@ -107,13 +107,10 @@ class HeadsetCLI(LightningCLI):
             load_from_checkpoint_support=False,  # the checkpoints of LitHeadset say all that it needs
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands, with the arguments of Trainer's methods that are not settings."""
-        return {
-            name: arguments | {"weights_only", "return_predictions"}
-            for name, arguments in LightningCLI.subcommands().items()
-        }
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command, with the arguments of Trainer's method that are not settings; parsers take time to make."""
+        arguments = LightningCLI.subcommands()[self.command]
+        return {self.command: arguments | {"weights_only", "return_predictions"}}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

@@ -1,5 +1,6 @@
 """Learning rate schedules: those of transformers, by its names and with its arguments."""
 
+import functools
 import inspect
 import math
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from backbones.errors import HeadsetError, invalid_choice
 
@@ -102,6 +104,8 @@ def make_scheduler(
             )
         warmup, steps = 0, 0
     rising = math.ceil(warmup * steps) if warmup <= 1 else int(warmup)
+    if name == "linear" and not arguments:
+        return LambdaLR(optimizer, functools.partial(_linear, rising=rising, steps=int(steps)))
     own = {key: value for key, value in (arguments or {}).items() if key != "monitor"}
     from transformers import get_scheduler
 
@@ -130,6 +134,16 @@ def schedule_config(
         config |= {"interval": "epoch", "frequency": sys.maxsize, "reduce_on_plateau": True}
         config["monitor"] = arguments.get("monitor", "val/loss")
     return {"lr_scheduler": config}
+
+
+def _linear(step: int, rising: int, steps: int) -> float:
+    """The schedule that is the default, here once more: with those of transformers it imports peft and bitsandbytes.
+
+    That takes as long as torch does, where they are installed.
+    """
+    if step < rising:
+        return step / max(1, rising)
+    return max(0.0, (steps - step) / max(1, steps - rising))
 
 
 def _argument_names(name: str) -> list[str]:

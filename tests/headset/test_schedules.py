@@ -1,14 +1,17 @@
 """Schedules against transformers.get_scheduler, step by step."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
+from torch.optim import SGD
 from transformers import get_scheduler
 from transformers.trainer_utils import SchedulerType
 
 from backbones import HeadsetError
-from headset.schedules import SCHEDULERS, by_metric, check_schedule, schedule_config
+from headset.schedules import SCHEDULERS, by_metric, check_schedule, make_scheduler, schedule_config
 
 ARGUMENTS = {
     "cosine_with_restarts": {"num_cycles": 3},
@@ -89,3 +92,27 @@ def test_an_optimizer_without_a_rate_has_no_schedule():
     assert schedule_config(own, "constant", 0.1, 10, {}) == {}
     with pytest.raises(HeadsetError, match=r"Adafactor makes its own.*scheduler: constant"):
         schedule_config(own, "linear", 0.1, 10, {})
+
+
+def test_linear_is_that_of_transformers_without_its_imports():
+    ours, theirs = (SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3) for _ in range(2))
+    mine, stock = make_scheduler(ours, "linear", 3, 10), get_scheduler("linear", theirs, 3, 10)
+    for _ in range(12):
+        assert mine.get_last_lr() == stock.get_last_lr()
+        assert mine.state_dict() == stock.state_dict()
+        for optimizer, schedule in ((ours, mine), (theirs, stock)):
+            optimizer.step()
+            schedule.step()
+
+
+def test_a_run_does_not_import_what_it_does_not_use():
+    """Where peft is installed, transformers' schedules import it and bitsandbytes, which takes as long as torch."""
+    code = (
+        "import sys, torch, headset.cli\n"
+        "from headset.schedules import make_scheduler\n"
+        "make_scheduler(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), 'linear', 0.1, 10)\n"
+        "print([name for name in ('peft', 'bitsandbytes', 'onnx', 'sentence_transformers', 'sklearn', 'tensorboard') "
+        "if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert found.stdout.strip() == "[]", found.stdout + found.stderr
