@@ -60,7 +60,7 @@ class NonFinite(Callback):
         scales = getattr(trainer.precision_plugin, "scaler", None) is not None  # it looks at gradients itself
         bad = _bad([*losses.values()], [] if scales else _gradients(optimizer))
         step = trainer.global_step
-        if bad.device.type != "cuda" or not optimizer.defaults.get("fused"):
+        if not _can_wait(bad, optimizer):
             if bool(bad):
                 optimizer.zero_grad(set_to_none=True)
                 self._tell(trainer, pl_module, losses, step, rows)
@@ -69,11 +69,8 @@ class NonFinite(Callback):
             bad = self.found = bad if self.found is None else self.found | bad  # no step after it counts either
         if not scales:
             optimizer.found_inf, optimizer.grad_scale = bad.float(), None
-        there = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(bad, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
         self._look(trainer, pl_module)
-        self.pending.append((event, there, losses, step, rows))
+        self.pending.append((*_on_its_way(bad), losses, step, rows))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the last step."""
@@ -92,7 +89,7 @@ class NonFinite(Callback):
     def _look(self, trainer: Trainer, module: Any) -> None:
         pending, self.pending = self.pending, []
         for event, bad, losses, step, rows in pending:
-            event.synchronize()
+            event.synchronize()  # it was recorded a step ago
             if bool(bad):
                 self._tell(trainer, module, losses, step, rows)
 
@@ -121,6 +118,19 @@ class NonFinite(Callback):
         names = alone or together
         listed = ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
         return listed if alone else f"with no row alone, but in the batch of {listed}"
+
+
+def _can_wait(bad: Tensor, optimizer: Any) -> bool:
+    """Whether the optimizer leaves a step out by itself, as its kernel is told on the GPU."""
+    return bad.device.type == "cuda" and bool(optimizer.defaults.get("fused"))
+
+
+def _on_its_way(bad: Tensor) -> tuple[Any, Tensor]:
+    """A copy in main memory, and the event after which it is there."""
+    there = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(bad, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return event, there
 
 
 def _gradients(optimizer: Any) -> list[Tensor]:

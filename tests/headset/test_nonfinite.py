@@ -9,7 +9,7 @@ from torch import nn
 
 from backbones import HeadsetError
 from heads import Head, HeadOutput
-from headset import LitHeadset, TextData
+from headset import LitHeadset, TextData, nonfinite
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 BAD = "a film"  # the text in row 7
@@ -92,6 +92,32 @@ def test_skip_leaves_the_step_out_and_counts_it(tmp_path, tiny_bert, rows, accum
     ]
     assert all(torch.isfinite(each).all() for each in run.module.parameters())
     assert sum(still) <= 1 and run.global_step == 4 // accumulate
+
+
+class Now:
+    def synchronize(self):
+        """There it is."""
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+def test_told_a_step_later_as_on_a_gpu_it_is_the_same(tmp_path, tiny_bert, rows, how, monkeypatch):
+    """The kernel of the fused optimizer is told, also on CPU; what it did is looked at a step later."""
+    at_once, go = fit(tmp_path, tiny_bert, rows, how, "skip")
+    go()
+    monkeypatch.setattr(nonfinite, "_can_wait", lambda bad, optimizer: True)
+    monkeypatch.setattr(nonfinite, "_on_its_way", lambda bad: (Now(), bad.clone()))
+    later, go = fit(tmp_path, tiny_bert, rows, how, "skip")
+    with pytest.warns(UserWarning, match=r"Step \d is left out, 1 so far.*row 7"):
+        go()
+    for one, two in zip(at_once.weights.after, later.weights.after, strict=True):
+        number = min(len(one), len(two))  # a first step that is left out makes moments of zeros
+        assert all(torch.equal(a, b) for a, b in zip(one[:number], two[:number], strict=True))
+    stopped, go = fit(tmp_path, tiny_bert, rows, how, "stop")
+    with pytest.raises(HeadsetError, match=rf"not finite in step \d: {rows}, row 7\."):
+        go()
+    weights = stopped.weights.after
+    assert len(weights) < 2 or all(torch.equal(a, b) for a, b in zip(weights[-1], weights[-2], strict=False))
+    assert all(torch.isfinite(each).all() for each in stopped.module.parameters())
 
 
 def test_another_action_is_refused():
