@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from torch.multiprocessing import ProcessExitedException
 
 from backbones.errors import HeadsetError
 from heads.registry import load_all_heads, make_head
@@ -67,6 +68,8 @@ def run(arguments: list[str]) -> None:
         raise HeadsetError(f"A configuration is not UTF-8: {_given(arguments)}: {error}.") from error
     except SyntaxError as error:
         raise HeadsetError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
+    except ProcessExitedException as error:  # of a process that was forked or spawned
+        raise SystemExit(error.exit_code if error.exit_code > 0 else 1) from error
     except RuntimeError as error:
         if is_lost_process(error):
             raise lost_process(error) from error
@@ -143,6 +146,7 @@ class HeadsetCLI(LightningCLI):
         early.add_argument("--trust_heads", nargs="?", default="false")
         early.add_argument("-c", "--config", nargs="?")
         known, _ = early.parse_known_args(rest)
+        self.configured = bool(known.config)
         if known.ckpt_path and not (command == "fit" and known.config):
             settings = _settings(read_hparams(known.ckpt_path), command, trusted=known.trust_heads == "true")
             rest = ["--config", json.dumps(settings), *rest]
@@ -165,7 +169,7 @@ class HeadsetCLI(LightningCLI):
         gc.freeze()  # what imports and settings made stays: not to be looked through again and again
         if self.hparams is not None:
             self.model.restore(self.hparams)
-            if self.subcommand == "fit" and not self._get(self.config, "config"):
+            if self.subcommand == "fit" and not self.configured:
                 check_callbacks(self.trainer, self._get(self.config, "ckpt_path"))
         if self.subcommand == "predict":
             self.model.allow_untrained = self._get(self.config, "allow_untrained")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -155,8 +156,10 @@ def end_others(trainer: Trainer) -> None:
 
 def is_lost_process(error: RuntimeError) -> bool:
     """Whether an error says that another process does not answer."""
-    running = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return running and any(word in str(error) for word in LOST)
+    if not torch.distributed.is_available():
+        return False
+    running = torch.distributed.is_initialized() and any(word in str(error) for word in LOST)
+    return running or isinstance(error, torch.distributed.DistError)
 
 
 def lost_process(error: RuntimeError) -> HeadsetError:
@@ -209,14 +212,15 @@ def _signals(trainer: Trainer) -> Signals:
     return connector
 
 
-def _started(trainer: Trainer) -> list[Any]:
-    """The processes that Lightning has started from this one."""
-    return list(getattr(trainer.strategy.launcher, "procs", None) or []) if trainer.local_rank == 0 else []
+def _started(trainer: Trainer) -> list["subprocess.Popen[bytes]"]:
+    """The processes that Lightning has started from this one, each with the command line of this one."""
+    started = getattr(trainer.strategy.launcher, "procs", None) or []
+    return [process for process in started if isinstance(process, subprocess.Popen)]
 
 
 def _kill_others(trainer: Trainer) -> None:
     for process in _started(trainer):
-        if hasattr(process, "poll") and process.poll() is None:
+        if process.poll() is None:
             process.kill()
             process.wait()
 
@@ -226,7 +230,7 @@ def _watch(trainer: Trainer) -> None:
     processes = _started(trainer)
     if not isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment):
         return
-    if processes and hasattr(processes[0], "poll"):
+    if processes:
         for thread in threading.enumerate():
             if thread.name == "child-process-observer" and getattr(thread, "_child_processes", None):
                 thread._child_processes = []  # type: ignore[attr-defined]

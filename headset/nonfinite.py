@@ -108,7 +108,7 @@ class NonFinite(Callback):
 
     def _where(self, trainer: Trainer, module: Any, rows: Rows) -> str:
         """The rows of all processes that make it so alone, or if none does, all that were in the step."""
-        guilty = [(source, [row for row in its if _is_bad(trainer, module, source, row)]) for source, its in rows]
+        guilty = [(source, _guilty(trainer, module, source, its)) for source, its in rows]
         mine = [_places(trainer, found) for found in (guilty, rows)]
         every = [mine]
         if trainer.world_size > 1:
@@ -146,8 +146,22 @@ def _bad(losses: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     return ~torch.stack(largest).isfinite().all() if largest else torch.tensor(False)
 
 
+def _guilty(trainer: Trainer, module: Any, source: str, rows: list[int]) -> list[int]:
+    """Those of some rows whose loss or gradients, each alone, are not finite with the weights as they are.
+
+    All processes look at equally many, since heads may exchange something for each loss.
+    """
+    counts = [len(rows)]
+    if trainer.world_size > 1:
+        counts = [0] * trainer.world_size
+        distributed.all_gather_object(counts, len(rows))
+    if not all(counts):
+        return []
+    found = [row for row in [*rows, *rows[-1:] * (max(counts) - len(rows))] if _is_bad(trainer, module, source, row)]
+    return sorted(set(found))
+
+
 def _is_bad(trainer: Trainer, module: Any, source: str, row: int) -> bool:
-    """Whether the loss or a gradient of a row is not finite, with the weights as they are."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     loader: Any = trainer.train_dataloader
     try:
@@ -157,15 +171,14 @@ def _is_bad(trainer: Trainer, module: Any, source: str, row: int) -> bool:
         return False
     batch = trainer.strategy.batch_to_device(batch)
     parameters = [one for one in module.parameters() if one.requires_grad]
+    bad = False
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         for loss, _ in module._losses(batch).values():
-            if not bool(loss.isfinite()):
-                return True
+            bad |= not bool(loss.isfinite())
             if loss.requires_grad:
                 found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-                if bool(_bad([], [gradient for gradient in found if gradient is not None])):
-                    return True
-    return False
+                bad |= bool(_bad([], [gradient for gradient in found if gradient is not None]))
+    return bad
 
 
 def _places(trainer: Trainer, rows: Rows) -> list[str]:

@@ -1,7 +1,10 @@
 """Runs that are killed at chosen moments and go on, against the same runs left alone; `make torture` draws more."""
 
+import json
+
 import pytest
 
+from headset.main import main
 from tests.torture.compare import torture
 from tests.torture.configurations import draw
 from tests.torture.runs import make_backbone
@@ -40,3 +43,29 @@ def test_killed_runs_equal_those_left_alone(tmp_path, name):
     compared, differences = torture(drawn, str(tmp_path / "backbone"), tmp_path, lives=1, kills=3)
     assert not differences
     assert compared > 1
+
+
+def test_a_run_is_refused_without_its_callbacks_unless_a_configuration_says_so(
+    tmp_path, tiny_bert, small_csv, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "model": {"backbone": str(tiny_bert), "heads": {"mood": "SequenceClassification"}},
+        "data": {"train": str(small_csv), "batch_size": 4},
+        "trainer": {
+            **{"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+            **{"callbacks": [{"class_path": "headset.GradualUnfreezing", "init_args": {"start": 1}}]},
+        },
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    assert main(["fit", "-c", "run.yaml"]) == 0
+    path = "lightning_logs/version_0/checkpoints/last.ckpt"
+    longer = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", "--ckpt_path", path, *longer]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "had GradualUnfreezing" in error
+    told = error.split("configuration of that run: ")[1].split()
+    assert told == ["-c", str(tmp_path / "lightning_logs/version_0/config.yaml"), "--ckpt_path", path]
+    assert main(["fit", *told, *longer]) == 0
+    kept = sorted(file.name for file in tmp_path.glob("lightning_logs/version_1/checkpoints/*"))
+    assert kept == ["epoch=1-step=4.ckpt", "last.ckpt"]

@@ -17,7 +17,7 @@ CHOICES: dict[str, list[Any]] = {
     "workers": [0, 0, 2],
     "accumulate": [1, 2, 3],
     "validation": [1.0, 0.5, 3, "every second epoch", None],
-    "saves": ["epochs", "steps", "two steps", "time", "best of validation", "best by steps"],
+    "saves": ["epochs", "steps", "two steps", "time", "best of validation", "best by steps", "best, in new folders"],
     "scheduler": ["linear", "cosine", "reduce_lr_on_plateau"],
     "sources": ["one", "one", "size", "all", "temperature"],
     "heads": ["plain", "masked", "tuned"],
@@ -102,6 +102,7 @@ def callbacks(drawn: dict[str, Any], folder: Any) -> list[Any]:
         "time": lambda: ModelCheckpoint(**every, train_time_interval=timedelta(milliseconds=30), save_last=True),
         "best of validation": lambda: ModelCheckpoint(**every, monitor="val/loss", save_top_k=2, save_last="link"),
         "best by steps": lambda: ModelCheckpoint(**every, monitor="val/loss", save_top_k=3, every_n_train_steps=2),
+        "best, in new folders": lambda: ModelCheckpoint(monitor="val/loss", save_top_k=2, save_last="link"),
         "epochs": lambda: LastCheckpoints(),
     }
     return [*(made[name]() for name in drawn["callbacks"]), saves[drawn["saves"]]()]
