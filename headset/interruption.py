@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
@@ -44,7 +45,7 @@ class Interruption(Callback):
         self.agreed = set()
         trainer._signal_connector.teardown()
         trainer._signal_connector = Signals(trainer)
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
         _watch(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -132,7 +133,7 @@ class Signals(_SignalConnector):
             return
         self.ending = True
         if self.trainer.strategy.launcher is not None:
-            self.trainer.strategy.launcher.kill(number)  # type: ignore[attr-defined]
+            self.trainer.strategy.launcher.kill(number)
         raise SystemExit(128 + number)
 
 
@@ -191,7 +192,7 @@ def _end(trainer: Trainer, signals: Signals, number: int) -> NoReturn:
 def _save(trainer: Trainer) -> str | None:
     """Write a checkpoint beside the others, or as the last one, where there is a last one."""
     savers = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
-    if not savers or trainer.global_step == 0 or trainer.fast_dev_run:
+    if not savers or trainer.global_step == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
     saver = next((each for each in savers if each.save_last), savers[0])
     candidates = saver._monitor_candidates(trainer)

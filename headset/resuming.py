@@ -54,6 +54,7 @@ class Resuming(Callback):
             return
         checkpoint[KEY] = {
             "validation": self.validating or _validation_follows(trainer),
+            "validated": trainer.validating and not self.validating,
             "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
             "stopped": trainer.should_stop and any(_has_stopped(each) for each in trainer.early_stopping_callbacks),
             "saves": {each.state_key: {name: getattr(each, name) for name in SAVES} for each in _savers(trainer)},
@@ -179,6 +180,7 @@ def _restore_saves(trainer: Trainer, callback: ModelCheckpoint, stored: Mapping[
     if source.resolve().name in {Path(path).name for path in named if path}:
         callback._last_global_step_saved = trainer.global_step
         callback._last_checkpoint_saved = str(source.resolve())
+        callback._defer_save_until_validation &= not stored.get("validated")  # that is what it was written for
     if str(callback.dirpath) == str(state["dirpath"]):
         return
     found = {path: str(_found(path, source)) for path in state["best_k_models"]}
