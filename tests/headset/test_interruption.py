@@ -76,8 +76,8 @@ def test_sigterm_to_all_of_the_group_saves_and_the_run_can_go_on(folder):
     os.killpg(run.pid, signal.SIGTERM)
     assert run.wait(60) == 143, output.read_text()
     told = re.search(r"after step (\d+), with a checkpoint. To go on:\n  headset (fit .*)", output.read_text())
-    path = told[2].split()[-1]
-    assert read_checkpoint(path)["global_step"] == int(told[1]) > 0
+    path = folder / told[2].split()[-1]
+    assert read_checkpoint(str(path))["global_step"] == int(told[1]) > 0
     assert (folder / "term/lightning_logs/version_0/checkpoints/last.ckpt").resolve().samefile(path)
     assert gone(run)
     command = [sys.executable, "-m", "headset", *told[2].split(), "--trainer.max_steps", str(int(told[1]) + 1)]
@@ -94,7 +94,7 @@ def test_what_comes_to_the_second_of_two_processes_ends_both(folder, number):
     assert run.wait(60) == (130 if number == signal.SIGINT else 1), output.read_text()
     assert gone(run)
     if number == signal.SIGINT:
-        assert read_checkpoint(output.read_text().split()[-1])["global_step"] > 0
+        assert read_checkpoint(str(folder / output.read_text().split()[-1]))["global_step"] > 0
     else:
         assert "Another process of the run has died" in output.read_text()
 
