@@ -13,7 +13,7 @@ from backbones.backbone import Backbone, BackboneOptions
 from backbones.errors import HeadsetError, told_of
 from heads.base import Head
 from heads.registry import make_head
-from headset.description import check_sizes, is_description
+from headset.description import check_sizes, check_tensors, is_description, is_plain
 from headset.model import Headset
 from headset.processors import Processor, processor_from_files
 from headset.whole_files import check_whole, damaged
@@ -81,12 +81,13 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             "cannot be read as a checkpoint of weights and plain values; it is damaged, of another kind, or unsafe. "
             "Is it whole, and made by headset?",
         ) from error
-    if not isinstance(content, dict) or not is_description(content.get("hyper_parameters")):
+    if not isinstance(content, dict) or not is_plain(content) or not is_description(content.get("hyper_parameters")):
         raise HeadsetError(f"{path} is not a checkpoint of a headset.")
     weights, data = content.get("state_dict"), content.get("datamodule_hyper_parameters", {})
     if not (isinstance(weights, dict) and isinstance(data, dict) and all(map(torch.is_tensor, weights.values()))):
         raise HeadsetError(f"{path} holds no weights, or its settings are damaged.")
     with told_of(path):
+        check_tensors(weights)
         check_sizes(content["hyper_parameters"], [weight.shape for weight in weights.values()])
     return content
 

@@ -6,6 +6,7 @@ import gc
 import inspect
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -242,6 +243,7 @@ def _settings(hparams: Mapping[str, Any], command: str, trusted: bool) -> dict[s
         HeadsetError: A head is not known and not trusted, or a class is named where none belongs.
     """
     parts = [(name, value) for name, value in hparams.items() if name not in ("heads", "optimizer", "processor")]
+    parts.append(("optimizer", (hparams.get("optimizer") or {}).get("init_args")))
     for name, spec in hparams["heads"].items():
         make_head(spec, trusted)
         if not trusted:
@@ -251,7 +253,8 @@ def _settings(hparams: Mapping[str, Any], command: str, trusted: bool) -> dict[s
             raise HeadsetError(f"The checkpoint names a class in {name}, which is not imported from a file.")
     model = {name: hparams[name] for name in inspect.signature(LitHeadset).parameters if name in hparams}
     optimizer = model.pop("optimizer", None)
-    if command == "fit" and optimizer and optimizer["class_path"].startswith("torch.optim."):
+    model.pop("start_from", None)  # what came from there is in the checkpoint
+    if command == "fit" and optimizer and re.fullmatch(r"torch\.optim\.[A-Z]\w*", optimizer["class_path"]):
         model["optimizer"] = optimizer
     del model["processor"]  # its files are in the checkpoint
     return {"model": model, "data": hparams["data"]}

@@ -11,7 +11,9 @@ import torch
 from backbones.errors import HeadsetError
 from backbones.options import BackboneOptions
 
-__all__ = ["check_sizes", "is_description"]
+__all__ = ["check_sizes", "check_tensors", "is_description", "is_plain"]
+
+MOST_VALUES = 1_000_000  # beside weights, in a checkpoint
 
 STATES = ("new", "loaded", "trained")
 # Settings of an architecture that say how many layers there are, and how wide they are, as transformers names them.
@@ -43,6 +45,28 @@ def is_description(value: Any) -> bool:
         )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def is_plain(content: Any) -> bool:
+    """Whether there is an end to what a file holds: containers may hold each other, or themselves."""
+    left, count = [content], 0
+    while left and count < MOST_VALUES:
+        value = left.pop()
+        if isinstance(value, Mapping | list | tuple | set):
+            left += value.values() if isinstance(value, Mapping) else value
+        count += 1
+    return not left
+
+
+def check_tensors(weights: Mapping[str, torch.Tensor]) -> None:
+    """Check that the file holds each value of its tensors, which may say that one stands for many.
+
+    Raises:
+        HeadsetError: It does not.
+    """
+    for name, weight in weights.items():
+        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+            raise HeadsetError(f"{name} of {tuple(weight.shape)} is larger than what the file holds of it.")
 
 
 def check_sizes(description: Mapping[str, Any], shapes: Sequence[Sequence[int]]) -> None:

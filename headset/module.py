@@ -246,6 +246,7 @@ class LitHeadset(Stages):
         settings = {key: value for key, value in hparams.items() if key in known} | {
             "backbone": BackboneOptions(**hparams["backbone"]),
             "processor": None,
+            "start_from": None,  # what came from there is in the checkpoint
         }
         with told_of(checkpoint_path):
             settings["heads"] = make_heads(hparams, trust_heads)

@@ -150,7 +150,7 @@ def _warn_kept(name: str, here: Any, there: Any) -> None:
 def _from_spec(spec: Mapping[str, Any]) -> MakeOptimizer:
     library, _, name = spec["class_path"].rpartition(".")
     kind = getattr(importlib.import_module(library), name, None) if library in LIBRARIES else None
-    if kind is None:
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
         raise HeadsetError(
             f"The run was trained with {spec['class_path']}, which is not imported from a file. "
             "To go on training, name it again: --model.optimizer CLASS"

@@ -21,6 +21,7 @@ from heads.base import Head
 
 __all__ = ["Processor", "agree_on_padding", "load_processor", "processor_files", "processor_from_files"]
 
+LONGEST = 200  # characters of the name of a file
 Processor = PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin
 # By what heads read; all else is text.
 LOADERS: dict[str, tuple[str, Any]] = {
@@ -68,7 +69,7 @@ def processor_from_files(files: Mapping[str, bytes], heads: Mapping[str, Head]) 
     """
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
-            if Path(name).name != name or name in (".", ".."):
+            if not name or len(name) > LONGEST or {*name} & {"/", "\\", "\0"} or name in (".", ".."):
                 raise HeadsetError(f"The checkpoint names a file {name!r}, which is not a plain file name.")
             (Path(folder) / name).write_bytes(content)
         return load_processor(folder, heads)

@@ -177,6 +177,8 @@ def _digest(path: Path) -> str:
 def _load(arguments: dict[str, Any], split: str) -> Any:
     if "path" not in arguments:
         raise HeadsetError(f"{split}: {arguments!r} has no path. Give what datasets.load_dataset takes: {{path: ID}}.")
+    if arguments["path"] == "pandas":
+        raise HeadsetError(f"{split}: pandas reads pickles, which run code when they are loaded. Give a Parquet file.")
     folder = Path(arguments["path"])
     many, one = folder / "dataset_dict.json", folder / "state.json"
     if many.exists():
