@@ -122,7 +122,7 @@ def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     """The tokenizer at a path, with a padding token: where it has none, the end-of-text token serves.
 
     Raises:
-        HeadsetError: There is no tokenizer.
+        HeadsetError: There is no tokenizer, or it has no token that could serve for padding.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -138,6 +138,8 @@ def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
         raise HeadsetError(f"There is no tokenizer at {path}. Say where there is one: --model.processor PATH")
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None or not isinstance(tokenizer.model_max_length, int | float):
+        raise HeadsetError(f"The tokenizer at {path} has no padding token, or a model_max_length that is no number.")
     return tokenizer
 
 

@@ -332,6 +332,7 @@ class LitHeadset(Stages):
         """As Lightning does; that it is here lets schedules through which are of no class of torch's."""
         super().lr_scheduler_step(scheduler, metric)
 
+    @told_of("The checkpoint")
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Start the ``new_heads`` anew, and with them the optimizer, whose state is of the old ones.
 
