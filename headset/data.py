@@ -260,7 +260,10 @@ class TextData(LightningDataModule):
         parts = {name: sources[name].part(split, rows, self.heads) for name, rows in self.datasets[split].items()}
         if split == "predict" and self.begin_prediction is None:
             parts = {name: replace(part, windows=False) for name, part in parts.items()}
-        loader = step_loader(parts, shuffle, sampling, self.seed, self.epoch, self.num_workers, self.features, split)
+        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        loader = step_loader(
+            parts, shuffle, sampling, self.seed, self.epoch, self.num_workers, self.features, split, pinned
+        )
         loader.skip = self.done if split == "train" else 0
         return loader
 

@@ -88,6 +88,7 @@ def step_loader(
     workers: int,
     features: Features,
     split: str,
+    pinned: bool = False,
 ) -> ResumableLoader:
     """A data loader over the examples of several sources.
 
@@ -100,6 +101,7 @@ def step_loader(
         workers: The number of worker processes.
         features: What batches have beside, by split and source.
         split: Which split the examples are of.
+        pinned: Whether batches lie where a GPU fetches them from by itself.
     """
     parts = {name: part for name, part in parts.items() if len(part.rows)}
     orders = {name: part.order for name, part in parts.items()}
@@ -112,5 +114,6 @@ def step_loader(
         num_workers=workers,
         collate_fn=FeaturesBeside(StepCollator(parts), features, split),
         persistent_workers=workers > 0,
+        pin_memory=pinned,
         worker_init_fn=ignore_signals,
     )
