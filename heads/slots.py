@@ -1,5 +1,6 @@
 """Slots and ties: what stands in a transformers task model where its base was, and the weights that both have."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -7,7 +8,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-__all__ = ["BackboneNeededError", "Slot", "Tie"]
+__all__ = ["BackboneNeededError", "Slot", "Tie", "signature_of"]
+
+
+def signature_of(module: nn.Module) -> inspect.Signature:
+    """What the forward of a module takes; looked up once for all modules of a class."""
+    forward: Any = module.forward
+    return _signature(getattr(forward, "__func__", forward), hasattr(forward, "__func__"))
+
+
+@functools.lru_cache(maxsize=256)
+def _signature(forward: Any, bound: bool) -> inspect.Signature:
+    signature = inspect.signature(forward)
+    return signature.replace(parameters=[*signature.parameters.values()][1:]) if bound else signature
 
 
 class BackboneNeededError(Exception):
@@ -20,7 +33,7 @@ class BackboneNeededError(Exception):
 
     def arguments(self, part: nn.Module) -> dict[str, Any]:
         """The arguments of the call by their names, so that calls can be compared; without those that are None."""
-        signature = inspect.signature(part.forward)
+        signature = signature_of(part)
         given = dict(signature.bind(*self.call_args, **self.call_kwargs).arguments)
         for parameter in signature.parameters.values():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
