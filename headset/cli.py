@@ -29,6 +29,7 @@ from headset.interruption import end_others, is_lost_process, lost_process
 from headset.logs import ConfigFile, MetricsLog
 from headset.module import LitHeadset
 from headset.parser import HeadsetParser
+from headset.precision import predict_precision
 from headset.resuming import check_callbacks
 from headset.source_settings import whole_sources
 from headset.writer import PredictionWriter
@@ -195,6 +196,8 @@ class HeadsetCLI(LightningCLI):
                 kwargs["enable_checkpointing"] = False
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self._get(self.config, "output"), self._get(self.config, "overwrite")))
+            if settings.precision is None:
+                kwargs["precision"] = predict_precision(settings.accelerator, self.hparams)
         if settings.enable_progress_bar is not False and not _has(callbacks, ProgressBar) and not sys.stdout.isatty():
             callbacks.append(TQDMProgressBar(refresh_rate=10))  # the rich one shows nothing in a log file
         if self.subcommand != "fit" or logger is False:

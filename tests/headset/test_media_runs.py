@@ -19,6 +19,7 @@ from headset.main import main
 from headset.processors import load_processor
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+EXACT = ["--trainer.precision", "32-true"]  # some machines predict in bfloat16 unless told
 HEADS = {"image": ImageClassification, "audio": AudioClassification}
 LABELS = ["first", "second"]
 OWN_HEAD = """
@@ -82,7 +83,8 @@ def test_from_files_to_a_stock_pipeline(place, reads, capsys):
     Path("table.csv").write_text("\n".join([reads, *paths]))
     records = {}
     for source, output in {"data/test": "p.jsonl", "table.csv": "p.csv", "data/test/": "p.parquet"}.items():
-        assert main(["predict", "--ckpt_path", "a.ckpt", "--data.predict", source, "--output", output, *QUIET]) == 0
+        given = ["--ckpt_path", "a.ckpt", "--data.predict", source, "--output", output, *QUIET, *EXACT]
+        assert main(["predict", *given]) == 0
     records["p.jsonl"] = [json.loads(line) for line in Path("p.jsonl").read_text().splitlines()]
     records["p.csv"] = pd.read_csv("p.csv").to_dict("records")
     records["p.parquet"] = pd.read_parquet("p.parquet").to_dict("records")

@@ -1,0 +1,26 @@
+"""The precision to predict in where none is asked for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["predict_precision"]
+
+
+def predict_precision(accelerator: str, hparams: Mapping[str, Any] | None) -> str | None:
+    """``bf16-mixed`` where the machine multiplies bfloat16 faster than float32; None for float32, or other weights.
+
+    Args:
+        accelerator: What Trainer is to run on, as its argument has it.
+        hparams: The settings in the checkpoint.
+    """
+    backbone = (hparams or {}).get("backbone", {})
+    if backbone.get("dtype", "float32") != "float32" or backbone.get("quantization"):
+        return None
+    on_gpu = accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available()
+    if on_gpu:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch do not tell
+    return "bf16-mixed" if on_cpu and known.get("amx_bf16") else None
