@@ -72,7 +72,7 @@ def machine_error(error: BaseException, doing: str, command: str | None = None) 
         doing: What was done, as in `environment`.
         command: The command that ran, which says what can be set against running out of memory.
     """
-    text = str(error)
+    text = str(error.args[0]) if isinstance(error, HeadsetError) and error.args else str(error)
     worker = WORKER.search(text)
     if worker is not None:
         text = worker["text"].strip()

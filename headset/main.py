@@ -58,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 run([command, *arguments])
     except HeadsetError as error:
-        return _fail(error)
+        if "DataLoader worker process" not in str(error):
+            return _fail(error)
+        from headset.environment import machine_error
+
+        return _fail(machine_error(error, f"running headset {command}", command) or error)
     except Exception as error:
         from headset.environment import machine_error
 
