@@ -178,7 +178,9 @@ def _undisturbed(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _is_sharded(module: nn.Module) -> bool:
-    return hasattr(next(module.parameters(), None), "device_mesh")
+    return any(
+        hasattr(parameter, "device_mesh") for parameter in module.parameters()
+    )  # of layers: the rest is gathered
 
 
 def _most_positions(module: nn.Module) -> int:

@@ -16,6 +16,7 @@ from heads.registry import make_head
 from headset.description import check_sizes, check_tensors, is_description, is_plain
 from headset.model import Headset
 from headset.processors import Processor, processor_from_files
+from headset.sharded_files import open_folder
 from headset.whole_files import check_whole, damaged
 
 __all__ = [
@@ -64,17 +65,21 @@ def build_headset(description: Mapping[str, Any], heads: Mapping[str, Head], pro
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """A checkpoint of a `LitHeadset`, memory-mapped, with weights only.
+    """A checkpoint of a `LitHeadset`, with weights only: a file, memory-mapped, or a folder, in parts.
 
     Raises:
-        HeadsetError: There is no such file, it is damaged, or it is not of a headset.
+        HeadsetError: There is no such file or folder, it is damaged, or it is not of a headset.
     """
     check_whole(path)
     file = Path(path)
-    if file.is_dir():
-        raise HeadsetError(f"{path} is a folder; a checkpoint of one file is needed.")
     try:
-        content: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        if file.is_dir():
+            content: dict[str, Any] = open_folder(file)
+            content["state_dict"] = dict(content["state_dict"])
+        else:
+            content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except HeadsetError:
+        raise
     except Exception as error:  # damaged files make torch fail in many ways
         raise damaged(
             file,

@@ -8,6 +8,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from headset.sharded_files import is_folder, open_folder
 from headset.whole_files import check_whole, remove_leftovers, save_checkpoint
 
 __all__ = ["CheckpointFiles", "LastCheckpoints"]
@@ -24,7 +25,9 @@ class CheckpointFiles(TorchCheckpointIO):
             save_checkpoint(checkpoint, path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a file once it is known to be whole."""
+        """Read a file once it is known to be whole, or a folder with its parts."""
+        if is_folder(path):
+            return open_folder(Path(path))
         if "://" not in str(path):
             check_whole(path)
             with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessExitedException
 
@@ -25,6 +26,8 @@ from heads.registry import load_all_heads, make_head
 from headset.checkpoint import read_hparams
 from headset.checkpoint_io import LastCheckpoints
 from headset.data import TextData
+from headset.fsdp2 import FSDP2Strategy
+from headset.hosts import name_interface
 from headset.interruption import end_others, is_lost_process, lost_process
 from headset.logs import ConfigFile, MetricsLog
 from headset.module import LitHeadset
@@ -60,6 +63,7 @@ def run(arguments: list[str]) -> None:
     missing = () if arguments[:1] == ["fit"] else ("Be aware that when using `ckpt_path`",)  # callbacks
     for message in (*IRRELEVANT, *missing):
         warnings.filterwarnings("ignore", message=message, module="lightning")
+    name_interface()
     try:
         # The name of a class is found among imported classes.
         load_all_heads()
@@ -202,6 +206,8 @@ class HeadsetCLI(LightningCLI):
             callbacks.append(TQDMProgressBar(refresh_rate=10))  # the rich one shows nothing in a log file
         if self.subcommand != "fit" or logger is False:
             self.save_config_callback = None
+        if isinstance(settings.strategy, ModelParallelStrategy) and not isinstance(settings.strategy, FSDP2Strategy):
+            kwargs["strategy"] = FSDP2Strategy.of(settings.strategy)
         return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -14,6 +14,7 @@ from heads.targets import IGNORE, ClassTarget, MultiLabelTarget, NumberTarget, S
 from headset.checkpoint import load_checkpoint
 from headset.folder import DESCRIPTION
 from headset.model import Headset
+from headset.sharded_files import is_folder
 
 __all__ = ["Teacher", "check_distillation", "distillation_loss"]
 
@@ -173,7 +174,7 @@ def distillation_loss(
 
 
 def _load(place: str) -> Headset:
-    if Path(place).is_file():
+    if Path(place).is_file() or is_folder(place):
         return load_checkpoint(place)
     if (Path(place) / DESCRIPTION).is_file():
         return Headset.from_pretrained(place)

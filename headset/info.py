@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from backbones.errors import HeadsetError, told_of
 from headset.folder import DESCRIPTION
+from headset.sharded_files import is_folder
 
 __all__ = ["describe_path", "info"]
 
@@ -44,7 +45,7 @@ def describe_path(path: str) -> dict[str, Any]:
     place = Path(path)
     if not place.exists():
         raise HeadsetError(f"There is nothing at {path}.")
-    if place.is_file():
+    if place.is_file() or is_folder(place):
         from headset.checkpoint import read_checkpoint
 
         content = read_checkpoint(path)

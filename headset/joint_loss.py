@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from headset.balancing import LossWeights
 from headset.model import Headset
 from headset.reach import Reach, touch
+from headset.sharding import average_whole, gathered_ones, is_sharded, while_in
 
 __all__ = ["JointLoss", "combined"]
 
@@ -64,7 +65,8 @@ class JointLoss:
         here = {name: torch.where(sizes[name] > 0, loss.float(), nothing) for name, (loss, _) in losses.items()}
         # What is computed from the losses, and the weights of the losses themselves.
         roots = here | {f"weight of {name}": torch.as_tensor(self.weights.weight(name)) for name in here}
-        reached = self.reach.find(roots, parameters)
+        leaves = gathered_ones(self.headset, parameters)
+        reached = self.reach.find(roots, leaves)
         if _processes() == 1:
             self.reach.note(reached, None)
             present = {name: size.new_ones(()) for name, size in sizes.items()}
@@ -89,9 +91,9 @@ class JointLoss:
         total = self._sum(here, present)
         everywhere = self._sum(means, {name: present[name] for name in means}).detach()
         if _processes() > 1 or not total.requires_grad:
-            pairs = zip(parameters, reached, strict=True)
+            pairs = zip(leaves, reached, strict=True)
             total = touch(total, [one for one, its in pairs if one.requires_grad and not its])
-        return total, everywhere, means
+        return while_in(total, self.headset), everywhere, means
 
     def take(self) -> dict[str, Tensor]:
         """The mean losses of the heads since this was last asked, summed: finite, if all of them were."""
@@ -101,6 +103,8 @@ class JointLoss:
 
     def drop_idle(self) -> None:
         """Before the optimizer steps: what no loss has reached gets no gradient, and so does not move."""
+        if is_sharded(self.headset):
+            average_whole(self.parameters)
         self.reach.drop_idle(self.parameters)
 
     def _sum(self, losses: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:

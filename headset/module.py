@@ -33,6 +33,9 @@ from headset.checkpoint_io import CheckpointFiles
 from headset.data import TextData
 from headset.distillation import Teacher
 from headset.feature_run import keep_features
+from headset.fsdp2 import check_strategy
+from headset.global_batch import check_global_batch
+from headset.heartbeat import Heartbeat
 from headset.interruption import Interruption
 from headset.joint_loss import JointLoss
 from headset.labels import other_labels
@@ -48,6 +51,7 @@ from headset.record import record
 from headset.resuming import Resuming, settle
 from headset.schedules import schedule_config
 from headset.settings import check_settings
+from headset.sharding import shard
 from headset.stages import STAGES, Stages
 from headset.start import Start
 from headset.stored import find_stored_heads, load_stored_head
@@ -290,6 +294,10 @@ class LitHeadset(Stages):
             self.heads[name].requires_grad_(False)
         self.headset.freeze_unused()
         self.headset.train()
+        if self._trainer is not None:
+            check_strategy(self._trainer, self.backbone_options, self.loss_weights)
+            if self.device_mesh is not None:
+                shard(self.headset, self.device_mesh["data_parallel"])
         if self.backbone_options.compile:
             backbone.model.compile(dynamic=True)
         self.joint_loss = JointLoss(self.headset, self.loss_weights)
@@ -303,6 +311,7 @@ class LitHeadset(Stages):
             MonitorCheck(),
             MetricSchedules(),
             WholeNumbers(),
+            Heartbeat(),
             Resuming(),
             Interruption(),
             NonFinite(self.hparams["nonfinite_loss"]),
@@ -345,6 +354,7 @@ class LitHeadset(Stages):
             if isinstance(self.trainer.datamodule, TextData):  # type: ignore[attr-defined]
                 data = self.trainer.datamodule  # type: ignore[attr-defined]
                 data.epoch, data.done = position(loop)
+                check_global_batch(checkpoint, data.hparams, self.trainer.world_size, data.done)
         hparams = checkpoint["hyper_parameters"]
         self._seed = hparams["seed"]
         for name in self.heads.keys() - set(self.hparams["new_heads"]):

@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 
 from backbones.errors import HeadsetError
 from headset.readers import place
+from headset.sharding import in_any, is_sharded, local
 
 __all__ = ["ACTIONS", "NonFinite"]
 
@@ -59,6 +60,8 @@ class NonFinite(Callback):
         self.rows = []
         scales = getattr(trainer.precision_plugin, "scaler", None) is not None  # it looks at gradients itself
         bad = _bad([*losses.values()], [] if scales else _gradients(optimizer))
+        if is_sharded(pl_module.built):
+            bad = in_any(bad)
         step = trainer.global_step
         if not _can_wait(bad, optimizer):
             if bool(bad):
@@ -108,7 +111,8 @@ class NonFinite(Callback):
 
     def _where(self, trainer: Trainer, module: Any, rows: Rows) -> str:
         """The rows of all processes that make it so alone, or if none does, all that were in the step."""
-        guilty = [(source, _guilty(trainer, module, source, its)) for source, its in rows]
+        able = not is_sharded(module.built)  # where weights are in parts, no process can run a row by itself
+        guilty = [(source, _guilty(trainer, module, source, its) if able else []) for source, its in rows]
         mine = [_places(trainer, found) for found in (guilty, rows)]
         every = [mine]
         if trainer.world_size > 1:
@@ -134,15 +138,15 @@ def _on_its_way(bad: Tensor) -> tuple[Any, Tensor]:
 
 
 def _gradients(optimizer: Any) -> list[Tensor]:
-    return [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+    return [local(one.grad) for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
 
 
 def _bad(losses: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     """Whether one of them is not finite, on their device."""
     largest = [loss.detach().float().abs() for loss in losses]
     if gradients:
-        norm: Any = torch.nn.utils.get_total_norm(gradients, norm_type=torch.inf)
-        largest.append((norm.full_tensor() if hasattr(norm, "full_tensor") else norm).float())
+        filled = [gradient for gradient in gradients if gradient.numel()]  # a process may have no part of some
+        largest.append(torch.nn.utils.get_total_norm(filled, norm_type=torch.inf).float())
     return ~torch.stack(largest).isfinite().all() if largest else torch.tensor(False)
 
 

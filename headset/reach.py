@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
+
+from headset.sharding import local
 
 __all__ = ["Reach", "touch"]
 
@@ -62,8 +65,10 @@ class Reach:
             reached = anywhere.gt(0).tolist()
         idle = [one for one, its in zip(parameters, reached, strict=True) if not its and one.grad is not None]
         if idle:
-            zero = torch.stack([one.grad.count_nonzero() == 0 for one in idle if one.grad is not None]).tolist()
-            for parameter in (one for one, nothing in zip(idle, zero, strict=True) if nothing):
+            filled = torch.stack([local(one.grad).count_nonzero() for one in idle if one.grad is not None])
+            if any(isinstance(one, DTensor) for one in idle):
+                distributed.all_reduce(filled)
+            for parameter in (one for one, number in zip(idle, filled.tolist(), strict=True) if not number):
                 parameter.grad = None
 
 

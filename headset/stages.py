@@ -17,6 +17,7 @@ from headset.distillation import Teacher
 from headset.joint_loss import JointLoss, combined
 from headset.measures import Measures
 from headset.model import Headset
+from headset.sharding import clip_gradients, is_sharded
 from headset.tuning import Tuning
 
 __all__ = ["STAGES", "Stages"]
@@ -121,6 +122,16 @@ class Stages(LightningModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Keep the weights of idle heads from moving by decay or momentum."""
         self.joint_loss.drop_idle()
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """As Lightning does, also where parameters are in parts."""
+        if not is_sharded(self.built):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            clip_gradients(parameters, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
     def validation_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:
         """Losses and metrics."""

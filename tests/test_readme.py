@@ -86,7 +86,7 @@ def test_every_command_and_snippet_of_a_document_runs(document, place):
         commands = next(block for kind, block in BLOCKS if kind == "bash" and "headset fit" in block)
         run_blocks(f"```bash\n{commands}```\n", place)
     ran = run_blocks(text, place)
-    assert len(ran) >= len(BLOCK.findall(text))
+    assert len(ran) >= sum(kind != "text" for kind, _ in BLOCK.findall(text))  # text is what only a cluster runs
 
 
 def test_the_first_yaml_is_what_the_config_says():

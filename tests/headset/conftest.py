@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import soundfile
-from transformers import AutoTokenizer, ViTImageProcessorPil, Wav2Vec2FeatureExtractor
+from transformers import AutoTokenizer, BertConfig, BertModel, ViTImageProcessorPil, Wav2Vec2FeatureExtractor
 
 from backbones.errors import HeadsetError
 from heads.base import Head
@@ -139,3 +139,19 @@ def sound():
         return path
 
     return sound
+
+
+@pytest.fixture(scope="session")
+def still_bert(tmp_path_factory, tiny_bert):
+    """The tiny model without dropout, which processes draw apart."""
+    folder = tmp_path_factory.mktemp("still")
+    model = BertModel.from_pretrained(tiny_bert)
+    BertConfig.from_pretrained(
+        tiny_bert, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, classifier_dropout=0.0
+    ).save_pretrained(folder)
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    return folder

@@ -11,6 +11,7 @@ import sys
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
+from backbones.backbone import BackboneOptions
 from heads import SequenceClassification, TokenClassification
 from headset import LitHeadset
 
@@ -47,14 +48,17 @@ class Steps(torch.utils.data.Dataset):
 
 
 def run(backbone, steps, settings):
+    """The weights and metrics after a run; ``trainer`` and ``backbone`` in its settings are for these."""
     seed_everything(3)
+    trainer_settings = settings.pop("trainer", {})
+    options = BackboneOptions(backbone, **settings.pop("backbone", {}))
     heads = {
         "topic": SequenceClassification(),
         "tags": TokenClassification(native=False, dropout=0.0),
         "mark": SequenceClassification("regression", pooling="mean", dropout=0.0),
     }
     module = LitHeadset(
-        backbone,
+        options,
         heads,
         labels={"topic": ["a", "b"], "tags": ["x", "y", "z"]},
         optimizer=lambda groups: torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=0.1),
@@ -67,7 +71,8 @@ def run(backbone, steps, settings):
     trainer = Trainer(
         accelerator="cpu",
         devices=WORLD,
-        strategy="ddp" if WORLD > 1 else "auto",
+        strategy=os.environ.get("STRATEGY", "auto"),
+        **trainer_settings,
         max_epochs=2,
         logger=False,
         enable_checkpointing=False,
@@ -77,7 +82,7 @@ def run(backbone, steps, settings):
     )
     trainer.fit(module, loader, loader)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {"weights": module.state_dict(), "values": values}
+    return {"weights": trainer.strategy.lightning_module_state_dict(), "values": values}
 
 
 def main(backbone, steps, settings, output):

@@ -9,25 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel
 
 RUN = str(Path(__file__).with_name("joint_run.py"))
-
-
-@pytest.fixture(scope="module")
-def still_bert(tmp_path_factory, tiny_bert):
-    """The tiny model without dropout, which processes draw apart."""
-    folder = tmp_path_factory.mktemp("still")
-    model = BertModel.from_pretrained(tiny_bert)
-    BertConfig.from_pretrained(
-        tiny_bert, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, classifier_dropout=0.0
-    ).save_pretrained(folder)
-    model.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-    return folder
 
 
 def steps():
@@ -61,16 +44,19 @@ def free_port():
         return one.getsockname()[1]
 
 
-def run(folder, backbone, world):
-    output = folder / f"{world}.pt"
+def run(folder, backbone, world, strategy="auto"):
+    output = folder / f"{strategy}{world}.pt"
     (folder / "steps.json").write_text(json.dumps(steps()))
-    command = [sys.executable, RUN, str(backbone), str(folder / "steps.json"), json.dumps(SETTINGS), str(output)]
+    settings = json.dumps(settings_for(strategy))
+    command = [sys.executable, RUN, str(backbone), str(folder / "steps.json"), settings, str(output)]
     several = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
     started = [
         subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | (several | {"LOCAL_RANK": str(rank)} if world > 1 else {}),
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "STRATEGY": strategy}
+            | (several | {"LOCAL_RANK": str(rank)} if world > 1 else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -88,12 +74,31 @@ SETTINGS = [
     {"loss_weights": "gradnorm"},
     {"detached_heads": ["tags"], "frozen_heads": ["mark"]},
     {"detached_heads": ["tags", "topic", "mark"]},
+    {"backbone": {"freeze": 1}, "layer_decay": 0.5, "trainer": {"gradient_clip_val": 0.1}},
+    {
+        "backbone": {"lora": {"r": 2, "target_modules": ["query"]}},
+        "loss_weights": "uncertainty",
+        "trainer": {"gradient_clip_val": 0.05, "accumulate_grad_batches": 2},
+    },
+    {"backbone": {"freeze": "all"}, "trainer": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}},
 ]
 
 
-def test_two_processes_train_as_one(tmp_path, still_bert):
-    together = zip(SETTINGS, run(tmp_path, still_bert, 1), run(tmp_path, still_bert, 2), strict=True)
-    for settings, one, two in together:
+def settings_for(strategy):
+    return [one for one in SETTINGS if not (strategy == "fsdp2" and one.get("loss_weights") == "gradnorm")]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, still_bert):
+    """What one process comes to with each of the settings."""
+    return run(tmp_path_factory.mktemp("alone"), still_bert, 1)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one(tmp_path, still_bert, alone, strategy):
+    expected = [one for settings, one in zip(SETTINGS, alone, strict=True) if settings in settings_for(strategy)]
+    found = run(tmp_path, still_bert, 2, strategy)
+    for settings, one, two in zip(settings_for(strategy), expected, found, strict=True):
         for name, value in one["weights"].items():
             torch.testing.assert_close(two["weights"][name], value, rtol=1e-4, atol=1e-5, msg=f"{settings}: {name}")
         assert one["values"].keys() == two["values"].keys() >= {"val/loss", "val/topic/f1", "val/mark/loss"}
