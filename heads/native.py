@@ -9,7 +9,7 @@ runs again, and the slot gives the backbone's output. No architecture needs a ru
 import copy
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -126,7 +126,7 @@ class NativeModel(nn.Module):
         labels = batch.get("labels")
         if not isinstance(labels, Tensor):  # none, or those of a whole headset
             return {}
-        known = _parameters(type(self.task))
+        known = _parameters(type(self.task).forward)
         labels = labels.to(self.task.dtype) if labels.is_floating_point() else labels.clone()
         if "start_positions" in known:
             start, end = labels.unbind(-1)
@@ -191,6 +191,6 @@ class NativeModel(nn.Module):
 
 
 @functools.cache
-def _parameters(kind: type[PreTrainedModel]) -> Mapping[str, inspect.Parameter]:
+def _parameters(forward: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """What the forward of a task model takes."""
-    return inspect.signature(kind.forward).parameters
+    return inspect.signature(forward).parameters

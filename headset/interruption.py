@@ -45,7 +45,7 @@ class Interruption(Callback):
         self.agreed = set()
         trainer._signal_connector.teardown()
         trainer._signal_connector = Signals(trainer)
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
         _watch(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -69,7 +69,7 @@ class Interruption(Callback):
         signals = _signals(trainer)
         flags = torch.tensor(signals.flags(), device=pl_module.device)
         if trainer.world_size > 1:
-            flags = trainer.strategy.reduce(flags, reduce_op="sum")  # type: ignore[assignment]
+            flags = trainer.strategy.reduce(flags, reduce_op="sum")
         self.agreed.update(number for number, flag in zip(signals.numbers, flags.tolist(), strict=True) if flag > 0)
         if self.agreed:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -22,5 +22,5 @@ def predict_precision(accelerator: str, hparams: Mapping[str, Any] | None) -> st
     if on_gpu:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else None
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    known = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch do not tell
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch do not tell
     return "bf16-mixed" if on_cpu and known.get("amx_bf16") else None
