@@ -308,11 +308,11 @@ class LitHeadset(Stages):
     def configure_callbacks(self) -> list[Callback]:
         """What every run has."""
         return [
+            Resuming(),
             MonitorCheck(),
             MetricSchedules(),
             WholeNumbers(),
             Heartbeat(),
-            Resuming(),
             Interruption(),
             NonFinite(self.hparams["nonfinite_loss"]),
         ]

@@ -71,6 +71,10 @@ class Resuming(Callback):
         stored, self.stored = self.stored, {}
         if not stored:
             return
+        if trainer.val_dataloaders is None:  # Lightning counts its batches in epochs alone that have a validation
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            trainer.training = True
         trainer._logger_connector._callback_metrics.update(
             {name: value.to(pl_module.device) for name, value in stored.get("metrics", {}).items()}
         )
