@@ -1,9 +1,12 @@
 """A host that is cut off ends the run: processes tell each other that they are there."""
 
+import atexit
+import functools
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -29,6 +32,7 @@ class Heartbeat(Callback):
     def __init__(self) -> None:
         self._over = threading.Event()
         self._heard = 0.0  # when the store last answered
+        self._stop: Callable[[], None] = self._over.set
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin, where there are several processes."""
@@ -41,12 +45,15 @@ class Heartbeat(Callback):
         store.set(keys[trainer.global_rank], str(time.monotonic_ns()))
         trainer.strategy.barrier()
         arguments = (self._over, store, keys, trainer.global_rank)
-        threading.Thread(target=self._beat, args=arguments, daemon=True).start()
+        beat = threading.Thread(target=self._beat, args=arguments, daemon=True)
+        beat.start()
+        self._stop = functools.partial(_stop, self._over, beat)
+        atexit.register(self._stop)
         threading.Thread(target=self._watch, args=(self._over,), daemon=True).start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End."""
-        self._over.set()
+        self._stop()
 
     def _beat(self, over: threading.Event, store: Any, keys: list[str], rank: int) -> None:
         """Count on, and look whether the others do."""
@@ -71,6 +78,12 @@ class Heartbeat(Callback):
         while not over.wait(1.0):
             if time.monotonic() - self._heard > PATIENCE + EVERY:
                 _end(f"the host of process 0 has not been heard of for {PATIENCE:.0f} s")
+
+
+def _stop(over: threading.Event, beat: threading.Thread) -> None:
+    """End a thread, which must not be in the store when the interpreter goes."""
+    over.set()
+    beat.join(timeout=EVERY)
 
 
 def _end(reason: str) -> None:
