@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from backbones.grouped_attention import grouped_attention
+
 __all__ = ["PACKED", "Layout", "NotPackableError", "laid_out"]
 
 PACKED = "headset_packed"  # the name that transformers knows `packed_attention` by
@@ -124,6 +126,10 @@ def packed_attention(
     if query.shape[0] != 1 or query.shape[2] != tokens or key.shape[2] != tokens:
         raise NotPackableError("attention to something else")
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    alike = query.shape[1:] == key.shape[1:] == value.shape[1:] and query.dtype == torch.float32
+    if dropout > 0 and alike and query.device.type == "cpu" and not causal and sliding_window is None:
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return grouped_attention(query, key, value, layout.groups, scaling, dropout), None
     if layout.starts is None or query.device.type != "cuda":
         return _by_groups(query, key, value, layout, scaling, dropout, causal, sliding_window), None
     if dropout == 0 and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] == value.shape[-1]:

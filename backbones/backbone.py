@@ -12,6 +12,7 @@ from transformers.utils.generic import ModelOutput
 
 from backbones.adapters import adapted_layer, inject_lora
 from backbones.calls import BackboneCall
+from backbones.dropout import FastDropout
 from backbones.errors import HeadsetError, told_of
 from backbones.freezing import freeze
 from backbones.loading import base_of, load_base_model, load_config
@@ -274,8 +275,18 @@ class Backbone(nn.Module):
         the same for it.
         """
         module = self.model.get_submodule(call.path)
-        output: ModelOutput | None = self._packing.run(module, call) if self.padding_free and not call.padded else None
-        return module(**call.kwargs) if output is None else output
+        with self._dropout():
+            packs = self.padding_free and not call.padded
+            output: ModelOutput | None = self._packing.run(module, call) if packs else None
+            return module(**call.kwargs) if output is None else output
+
+    def _dropout(self) -> contextlib.AbstractContextManager[Any]:
+        """How values are dropped; what is computed again in the backward pass, or compiled, is left to torch."""
+        model = self.model
+        fast = self.padding_free and self.training and model.device.type == "cpu"
+        again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        again |= model._compiled_call_impl is not None
+        return FastDropout() if fast and not again else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def without_padding(self, padding_free: bool = True) -> Iterator[None]:
