@@ -1,4 +1,4 @@
-"""Dropout on a CPU from few random bits: torch draws a number for each value there, which costs as much as the layer."""
+"""Dropout on a CPU from few random bits: torch draws a number for each value, which costs as much as a layer."""
 
 from typing import Any
 

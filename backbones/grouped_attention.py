@@ -77,7 +77,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         q, k, v, chances, stays = ctx.saved_tensors
         groups, heads, scaling = ctx.settings
         there, back = _orders(groups, heads)

@@ -154,7 +154,8 @@ class HeadsetCLI(LightningCLI):
         known, _ = early.parse_known_args(rest)
         self.configured = bool(known.config)
         if known.ckpt_path and not (command == "fit" and known.config):
-            settings = _settings(read_hparams(known.ckpt_path), command, trusted=known.trust_heads == "true")
+            self.hparams = read_hparams(known.ckpt_path)
+            settings = _settings(self.hparams, command, trusted=known.trust_heads == "true")
             rest = ["--config", json.dumps(settings), *rest]
         rest = whole_sources(rest, lambda others: parser.parse_args([command, *others])[command].data.sources)
         self.config = parser.parse_args([command, *rest])
@@ -162,7 +163,8 @@ class HeadsetCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Replaces a method of LightningCLI, by which the checkpoint's settings go before the command line."""
         path = self.config[self.config.subcommand].ckpt_path
-        self.hparams = read_hparams(path) if path else None
+        if self.hparams is None or path is None:  # else it was read before the settings were
+            self.hparams = read_hparams(path) if path else None
 
     def instantiate_classes(self) -> None:
         """Make data, module and trainer; from a checkpoint the module gets what must not come from anywhere else."""

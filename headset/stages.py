@@ -17,6 +17,7 @@ from headset.distillation import Teacher
 from headset.joint_loss import JointLoss, combined
 from headset.measures import Measures
 from headset.model import Headset
+from headset.precision import rounded_weights
 from headset.sharding import clip_gradients, is_sharded
 from headset.tuning import Tuning
 
@@ -39,6 +40,7 @@ class Stages(LightningModule):
     predicted_heads: dict[str, Head]
     allow_untrained: bool
     _seed: int
+    _exact: Sequence[tuple[nn.Parameter, Tensor]] = ()
 
     @property
     def built(self) -> Headset:
@@ -88,6 +90,14 @@ class Stages(LightningModule):
         self.report_states()
         if not self.allow_untrained:
             self.built.check_trained(list(self.predicted_heads))
+        if self.trainer.precision == "bf16-mixed" and not is_sharded(self.built):
+            self._exact = rounded_weights(self.built.backbone)
+
+    def on_predict_end(self) -> None:
+        """Give the backbone its exact weights back."""
+        for parameter, values in self._exact:
+            parameter.data = values
+        self._exact = ()
 
     def predict_only(self, names: Sequence[str]) -> None:
         """Have `predict_step` run some heads alone.

@@ -12,7 +12,7 @@ from heads import SequenceClassification
 from headset import LitHeadset, TextData
 from headset.cli import HeadsetCLI
 from headset.main import main
-from headset.precision import predict_precision
+from headset.precision import predict_precision, rounded_weights
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
@@ -76,3 +76,23 @@ def test_the_command_takes_it_unless_told_and_scores_stay_probabilities(
     torch.testing.assert_close(scores["default"].sum(1), torch.ones(8, dtype=torch.float64), rtol=0, atol=1e-6)
     torch.testing.assert_close(scores["default"], scores["whole"], rtol=0, atol=0.01)
     assert not torch.equal(scores["default"], scores["whole"])
+
+
+def test_weights_that_are_rounded_once_give_to_the_bit_what_autocast_gives(tiny_bert, small_csv):
+    module = LitHeadset(BackboneOptions(str(tiny_bert)), {"mood": SequenceClassification()})
+    module.allow_untrained = True
+    data = TextData(train=str(small_csv), predict=str(small_csv), batch_size=8)
+    trainer = Trainer(logger=False, accelerator="cpu", precision="bf16-mixed", enable_checkpointing=False, **QUIET)
+    data.connect(module.processor, module.heads, {})
+    data.setup("fit")
+    [answers] = trainer.predict(module, data)
+    linear = module.built.backbone.model.encoder.layer[0].attention.self.query
+    assert linear.weight.dtype == torch.float32  # they came back
+    before = linear.weight.clone()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = module.eval().predict_step(next(iter(data.predict_dataloader())), 0)
+    assert answers == expected
+    kept = rounded_weights(module.built.backbone)
+    assert linear.weight.dtype == torch.bfloat16
+    assert module.built.backbone.model.embeddings.word_embeddings.weight.dtype == torch.float32
+    assert torch.equal(dict(kept)[linear.weight], before)
