@@ -15,7 +15,8 @@ from backbones.grouped_attention import grouped_attention
 
 __all__ = ["PACKED", "Layout", "NotPackableError", "laid_out"]
 
-PACKED = "headset_packed"  # the name that transformers knows `packed_attention` by
+# The name that transformers knows `packed_attention` by. An export has a copy of this module, with one of its own.
+PACKED = f"packed_by_{__name__.replace('.', '_')}"
 
 # What models pass to their attention that says nothing of who sees whom.
 NEUTRAL = ("position_ids", "use_cache", "output_hidden_states", "return_dict", "deterministic")

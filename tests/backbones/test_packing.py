@@ -1,10 +1,14 @@
 """Passes without padding give what the stock model gives for padded rows, or do not take place."""
 
 import copy
+import importlib.util
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import (
+    AttentionInterface,
     BertConfig,
     BertModel,
     DebertaV2Config,
@@ -29,7 +33,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from backbones import Backbone
+from backbones import Backbone, attention
 from backbones.attention import Layout, _by_groups, _padded
 from backbones.calls import BackboneCall, merge_calls
 
@@ -228,3 +232,13 @@ def test_attention_that_is_padded_gives_what_attention_by_rows_gives(causal, win
     query, key, value = (torch.randn(1, heads, len(layout.index), 8) for heads in (4, 2, 2))
     arguments = query, key, value, layout, 0.3, 0.0, causal, window
     torch.testing.assert_close(_padded(*arguments), _by_groups(*arguments))
+
+
+def test_a_copy_of_the_module_as_exports_have_it_changes_nothing():
+    path = Path(attention.__file__)
+    spec = importlib.util.spec_from_file_location("some_export.backbones_attention", path)
+    copied = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = copied
+    spec.loader.exec_module(copied)
+    assert AttentionInterface()[attention.PACKED] is attention.packed_attention
+    assert AttentionInterface()[copied.PACKED] is copied.packed_attention
