@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,14 +71,15 @@ class Target(ABC):
         raise HeadsetError(f"{type(self).__name__} takes one column of labels, and {len(values)} are named.")
 
 
-def pad_rows(rows: Iterable[Sequence[int] | np.ndarray], value: int, length: int, padding_side: str) -> Tensor:
-    """Rows of whole numbers as int64 ``(B, length)``, filled up with ``value``."""
+def pad_rows(rows: Iterable[Any], value: int, length: int, padding_side: str) -> Tensor:
+    """Rows of whole numbers, lists or arrays, as int64 ``(B, length)``, filled up with ``value``."""
     rows = list(rows)
-    filled = np.full((len(rows), length), value, dtype=np.int64)
+    filled = torch.full((len(rows), length), value)
+    cells = filled.numpy()  # the same memory; a slice of an array is set many times faster than one of a tensor
     for place, row in enumerate(rows):
         start = length - len(row) if padding_side == "left" else 0
-        filled[place, start : start + len(row)] = row
-    return torch.from_numpy(filled)
+        cells[place, start : start + len(row)] = row
+    return filled
 
 
 def shown(value: Any) -> str:

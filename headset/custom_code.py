@@ -41,7 +41,7 @@ FOR_NATIVE = (  # left out as well, where a head has no modules of transformers
     "heads.task_models",
 )
 BY_NAME = ("backbones", "heads")  # these import nothing until a name is asked for
-ALWAYS_THERE = {"numpy", "safetensors", "torch", "transformers", *sys.stdlib_module_names}
+ALWAYS_THERE = {"safetensors", "torch", "transformers", *sys.stdlib_module_names}
 
 
 class Code:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from backbones.errors import HeadsetError
 from heads.base import Head
 
-__all__ = ["RAW", "Encoder", "reading"]
+__all__ = ["ONE_TEXT", "RAW", "Encoder", "reading"]
 
 APART = "Give each a source of its own (data.sources), predict with one (--heads), or train them in different runs."
-ONE_TEXT = {"pair": "text", "documents": "document"}
+ONE_TEXT = {"pair": "text", "documents": "document"}  # what reads a row of one text as if it read one
 RAW = "raw"  # the name of the inputs of a lazy encoder
 
 

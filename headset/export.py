@@ -83,6 +83,8 @@ def export_headset(
     device = next(headset.parameters()).device
     try:
         with evaluating(headset.cpu()), contextlib.ExitStack() as stack:
+            # As the stock model, which gives something at padding too.
+            stack.enter_context(headset.backbone.without_padding(False))
             source = headset if format == "peft" else stock_copy(headset)
             for name, kind in formats.items():
                 draft = stack.enter_context(new_folder(places[name], overwrite))

@@ -8,7 +8,7 @@ import torch
 from backbones.errors import HeadsetError
 from headset.batches import make_batch, make_encoder
 from headset.checks import needs_words
-from headset.encoders import Encoder
+from headset.encoders import ONE_TEXT, Encoder
 from headset.model import Headset, evaluating
 
 __all__ = ["encoder_for", "predict", "sample"]
@@ -39,7 +39,7 @@ def predict(
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     device = next(headset.parameters()).device
     with evaluating(headset), headset.backbone.without_padding(padding_free), torch.inference_mode():
-        for group in _alike(headset, names):
+        for group in _alike(headset, names, pairs=any(isinstance(its, tuple) for its in inputs)):
             encoder = encoder_for(headset, group[0], max_length, stride)
             encoder.columns(inputs)  # complains of all before it answers some
             for start in range(0, len(inputs), batch_size):
@@ -70,10 +70,11 @@ def sample(headset: Headset, name: str) -> dict[str, Any]:
     return make_batch(encoder, encoder.samples)
 
 
-def _alike(headset: Headset, names: Sequence[str]) -> list[list[str]]:
-    """The heads in groups that read inputs in the same way, and texts by words or not."""
+def _alike(headset: Headset, names: Sequence[str], pairs: bool) -> list[list[str]]:
+    """The heads in groups that read inputs, which may be pairs, in the same way, and texts by words or not."""
     groups: dict[tuple[str, bool], list[str]] = {}
     for name in names:
         head = headset.head(name)
-        groups.setdefault((head.reads, needs_words(head)), []).append(name)
+        reads = head.reads if pairs else ONE_TEXT.get(head.reads, head.reads)
+        groups.setdefault((reads, needs_words(head)), []).append(name)
     return list(groups.values())

@@ -195,3 +195,18 @@ class Silent(Plain):
 def test_mistakes_are_clear_errors(tiny_bert, make, message):
     with pytest.raises(HeadsetError, match=message):
         make(Backbone.from_pretrained(str(tiny_bert)))
+
+
+def test_heads_for_texts_and_for_pairs_share_the_pass_of_single_texts(tiny_bert, monkeypatch):
+    backbone = Backbone.from_pretrained(str(tiny_bert))
+    heads = {"topic": SequenceClassification(), "vector": Pooling()}
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_bert))
+    headset = Headset(backbone, heads, labels={"topic": ["a", "b"]}, tokenizer=tokenizer).eval()
+    passes, run = [], backbone.run
+    monkeypatch.setattr(backbone, "run", lambda call: passes.append(call) or run(call))
+    answers = headset.predict(TEXTS, allow_untrained=True)
+    assert len(passes) == 1
+    for name in heads:
+        assert headset.predict(TEXTS, heads=[name], allow_untrained=True)[name] == answers[name]
+    headset.predict([("a film", "b")], allow_untrained=True)
+    assert len(passes) == 5

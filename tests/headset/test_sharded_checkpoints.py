@@ -96,7 +96,18 @@ def test_rows_that_would_come_twice_are_refused(run):
 
 def test_one_process_predicts_and_exports(run, tmp_path):
     path = checkpoint(run, "whole", 6)
-    headset(run, "predict", "--ckpt_path", str(path), "--data.predict", "rows.jsonl", "--output", "one.jsonl")
+    headset(
+        run,
+        "predict",
+        "--ckpt_path",
+        str(path),
+        "--data.predict",
+        "rows.jsonl",
+        "--output",
+        "one.jsonl",
+        "--trainer.precision",
+        "32-true",
+    )
     rows = [json.loads(line) for line in (run / "one.jsonl").read_text().splitlines()]
     assert [row["row"] for row in rows] == list(range(1, 24))
     model = Headset.from_checkpoint(str(path))
