@@ -7,7 +7,7 @@ raised as ``HeadsetError`` and gets its file and row from the reader that holds 
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch

@@ -276,7 +276,6 @@ class LitHeadset(Stages):
         if self._trainer is not None and self._trainer.datamodule is not None:  # type: ignore[attr-defined]
             self.setup(self._trainer.state.fn or "")  # callbacks that average weights ask for the model before setup
         backbone = Backbone.from_options(self.backbone_options)
-        backbone.padding_free = self.backbone_options.padding_free
         if self.hparams["reinitialize_layers"] and self.backbone_options.config is None:
             reinitialize_layers(backbone.model, self.hparams["reinitialize_layers"])
         counts = self._label_counts

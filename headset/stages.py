@@ -1,5 +1,6 @@
 """What a headset does in the stages of a run: it learns, is measured, and predicts."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from backbones.backbone import BackboneOptions
 from backbones.errors import HeadsetError, invalid_choice
 from heads.base import Head, HeadOutput
 from headset.balancing import LossWeights
@@ -39,6 +41,7 @@ class Stages(LightningModule):
     teacher: Teacher | None
     predicted_heads: dict[str, Head]
     allow_untrained: bool
+    backbone_options: BackboneOptions
     _seed: int
     _exact: Sequence[tuple[nn.Parameter, Tensor]] = ()
 
@@ -170,14 +173,16 @@ class Stages(LightningModule):
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, list[dict[str, Any]]]:
         """What a user reads: for each head one dictionary a row."""
-        outputs: dict[str, HeadOutput] = self.built(batch, list(self.predicted_heads))
+        with self._without_padding():
+            outputs: dict[str, HeadOutput] = self.built(batch, list(self.predicted_heads))
         return {name: self.heads[name].predict(output) for name, output in outputs.items()}
 
     def _losses(self, batch: Batch, stage: str | None = None) -> dict[str, Any]:
         """The loss of each head that a batch is for, and its size; measured, where there is a stage to measure."""
         headset = self.built
         batches, labels = headset.prepare(batch)
-        outputs = headset.answer(batches)
+        with self._without_padding():
+            outputs = headset.answer(batches)
         losses, sizes = headset.losses(outputs, labels), headset.loss_sizes(outputs, labels)
         if stage is None and self.teacher is not None:
             losses = self.teacher.losses(batches, outputs, labels, losses)
@@ -188,6 +193,10 @@ class Stages(LightningModule):
                 if self._tunes:
                     self.tuning.keep(name, output, labels[name])
         return {name: (loss, sizes[name]) for name, loss in losses.items()}
+
+    def _without_padding(self) -> contextlib.AbstractContextManager[None]:
+        """In the steps of a run alone: by itself, the headset gives what the stock model gives at padding too."""
+        return self.built.backbone.without_padding(self.backbone_options.padding_free)
 
     @property
     def _tunes(self) -> bool:

@@ -66,13 +66,13 @@ def test_a_run_without_padding_learns_the_same(tmp_path, bert, small_csv):
 def test_the_setting_is_kept_and_old_checkpoints_lack_it(tmp_path, bert, small_csv):
     _, _, path = fit(tmp_path, small_csv, epochs=1, path=str(bert), padding_free=False)
     again = LitHeadset.load_from_checkpoint(path)
-    assert not again.backbone_options.padding_free and not again.headset.backbone.padding_free
+    assert not again.backbone_options.padding_free
     content = torch.load(path, weights_only=True)
     for name in ("padding_free", "compile"):
         del content["hyper_parameters"]["backbone"][name]
     torch.save(content, tmp_path / "old.ckpt")
     old = LitHeadset.load_from_checkpoint(str(tmp_path / "old.ckpt"))
-    assert old.headset.backbone.padding_free and not old.backbone_options.compile
+    assert old.backbone_options.padding_free and not old.backbone_options.compile
 
 
 def test_predict_gives_the_same_without_padding(tiny_bert):
