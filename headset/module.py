@@ -333,7 +333,7 @@ class LitHeadset(Stages):
         if self._resumed is not None:
             self._resumed.check(optimizer)
         schedule = settings["scheduler"], settings["warmup"]
-        steps = self.trainer.estimated_stepping_batches
+        steps = self.trainer.estimated_stepping_batches if self.trainer.limit_train_batches else 0
         return {"optimizer": optimizer, **schedule_config(optimizer, *schedule, steps, settings["scheduler_args"])}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
