@@ -43,9 +43,16 @@ class JointLoss:
         self.seen: list[dict[str, Tensor]] = []
         self.flags: list[float] = []  # what this process tells the others in a step; afterwards the sums over all
 
-    @functools.cached_property
+    @property
     def parameters(self) -> list[nn.Parameter]:
-        """All that the loss may come from; listed once, since walking through all modules takes a while."""
+        """All that the loss may come from."""
+        if is_sharded(self.headset):  # a module has others while its parts are gathered
+            return [*self.headset.parameters(), *self.weights.parameters()]
+        return self._listed
+
+    @functools.cached_property
+    def _listed(self) -> list[nn.Parameter]:
+        """Listed once, since walking through all modules takes a while."""
         return [*self.headset.parameters(), *self.weights.parameters()]
 
     def __call__(self, losses: Mapping[str, Sized]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

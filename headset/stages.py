@@ -195,8 +195,12 @@ class Stages(LightningModule):
         return {name: (loss, sizes[name]) for name, loss in losses.items()}
 
     def _without_padding(self) -> contextlib.AbstractContextManager[None]:
-        """In the steps of a run alone: by itself, the headset gives what the stock model gives at padding too."""
-        return self.built.backbone.without_padding(self.backbone_options.padding_free)
+        """In the steps of a run alone: by itself, the headset gives what the stock model gives at padding too.
+
+        Where weights are in parts, all processes have to call the model equally often, and trials break that.
+        """
+        free = self.backbone_options.padding_free and not is_sharded(self.built)
+        return self.built.backbone.without_padding(free)
 
     @property
     def _tunes(self) -> bool:
