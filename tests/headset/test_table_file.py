@@ -97,6 +97,7 @@ def test_a_file_larger_than_memory(tmp_path):
         str(tmp_path / "a.parquet"),
     ]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    environment |= {"OMP_NUM_THREADS": "1"}  # the stacks of threads count too
     run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["4000", str(len(text))] * 3
