@@ -283,10 +283,10 @@ class Backbone(nn.Module):
     def _dropout(self) -> contextlib.AbstractContextManager[Any]:
         """How values are dropped; what is computed again in the backward pass, or compiled, is left to torch."""
         model = self.model
-        fast = self.padding_free and self.training and model.device.type == "cpu"
+        if not (self.padding_free and self.training and model.device.type == "cpu"):
+            return contextlib.nullcontext()
         again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        again |= model._compiled_call_impl is not None
-        return FastDropout() if fast and not again else contextlib.nullcontext()
+        return contextlib.nullcontext() if again or model._compiled_call_impl is not None else FastDropout()
 
     @contextlib.contextmanager
     def without_padding(self, padding_free: bool = True) -> Iterator[None]:

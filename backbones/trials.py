@@ -20,7 +20,7 @@ __all__ = ["Packing"]
 TENSORS = ("input_ids", "attention_mask", "token_type_ids")
 FLAGS = ("output_hidden_states", "return_dict", "use_cache", "output_attentions")
 CACHES = ("past_key_values",)  # outputs that a packed pass does without
-FIRST_LENGTH, SHARDED_LENGTH = 64, 512
+FIRST_LENGTH = 64
 COARSE, FINE = 0.05, 1e-4  # how far a token's values may be from those of a padded pass, in shares of their norm
 
 
@@ -53,9 +53,6 @@ class Packing:
         key = call.path, *sorted(inputs), *(name for name, value in flags.items() if value)
         if key not in self._trials:
             self._trials[key] = {left: Trial(module, left) for left in (False, True)}
-            if _is_sharded(module):  # run by all processes at once, which are all here for the first time
-                for trial in self._trials[key].values():
-                    trial.hold(module, inputs, flags, min(trial.limit or SHARDED_LENGTH, SHARDED_LENGTH))
         mask = inputs["attention_mask"].to("cpu").bool()
         trial = self._trials[key][not bool(mask[:, 0].all())]
         layout = layout_of(mask) if trial.possible else None
@@ -87,20 +84,15 @@ class Trial:
 
     def passed(self, module: nn.Module, inputs: Inputs, flags: Mapping[str, Any]) -> bool:
         """Whether packed rows of this length give what padded ones give."""
-        longest = inputs["input_ids"].shape[1]
-        if _is_sharded(module):
-            return longest <= self.right
-        length = longest
-        if longest <= self.limit:
-            length = min(max(1 << (longest - 1).bit_length(), FIRST_LENGTH), self.limit)
+        length = inputs["input_ids"].shape[1]
+        if length <= self.limit:
+            length = min(max(1 << (length - 1).bit_length(), FIRST_LENGTH), self.limit)
         if self.right < length < self.wrong:
             self.hold(module, inputs, flags, length)
         return length <= self.right
 
     def hold(self, module: nn.Module, inputs: Inputs, flags: Mapping[str, Any], length: int) -> None:
         """Run rows of some length in both ways, and keep whether they agree."""
-        if not self.possible:
-            return
         rows = _rows(inputs, length, self.left)
         layout = layout_of(rows["attention_mask"].to("cpu").bool())
         assert layout is not None
@@ -175,12 +167,6 @@ def _undisturbed(module: nn.Module, device: torch.device) -> Iterator[None]:
         finally:
             for part, mode in modes.items():
                 part.training = mode
-
-
-def _is_sharded(module: nn.Module) -> bool:
-    return any(
-        hasattr(parameter, "device_mesh") for parameter in module.parameters()
-    )  # of layers: the rest is gathered
 
 
 def _most_positions(module: nn.Module) -> int:

@@ -163,8 +163,8 @@ class HeadsetCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Replaces a method of LightningCLI, by which the checkpoint's settings go before the command line."""
         path = self.config[self.config.subcommand].ckpt_path
-        if self.hparams is None or path is None:  # else it was read before the settings were
-            self.hparams = read_hparams(path) if path else None
+        if path and self.hparams is None:  # else it was read before the settings were
+            self.hparams = read_hparams(path)
 
     def instantiate_classes(self) -> None:
         """Make data, module and trainer; from a checkpoint the module gets what must not come from anywhere else."""

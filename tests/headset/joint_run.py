@@ -51,8 +51,7 @@ def run(backbone, steps, settings):
     """The weights and metrics after a run; ``trainer`` and ``backbone`` in its settings are for these."""
     seed_everything(3)
     trainer_settings = settings.pop("trainer", {})
-    padding_free = False  # as weights in parts have it; what is left of rounding would move embeddings of no gradient
-    options = BackboneOptions(backbone, padding_free=padding_free, **settings.pop("backbone", {}))
+    options = BackboneOptions(backbone, **settings.pop("backbone", {}))
     heads = {
         "topic": SequenceClassification(),
         "tags": TokenClassification(native=False, dropout=0.0),
