@@ -154,8 +154,6 @@ class Stream(IterableDataset[Any]):
 
     def _examples(self) -> Iterator[Example]:
         """Encoded examples where a row may become several, else the rows."""
-        if self.seed is not None:
-            self.rows.set_epoch(1 + self.seed + self.epoch)  # by which files come in another order
         start = 0
         for part in _parts(self.rows, self.place):
             count = len(next(iter(part.values())))
@@ -220,6 +218,9 @@ class StreamLoader:
         stream = replace(self.stream, skip=skip)
         if distributed.is_available() and distributed.is_initialized():
             stream.processes = distributed.get_world_size(), distributed.get_rank()
+        if stream.seed is not None:
+            # By which files come in another order. Here, since all workers share the number, which each would add to.
+            stream.rows.set_epoch(1 + stream.seed + stream.epoch)
         for batch in DataLoader(stream, batch_size=None, num_workers=self.workers):
             if isinstance(batch, HeadsetError):
                 raise batch

@@ -71,6 +71,22 @@ def test_every_row_once_in_another_order_each_epoch(make, stream, tokenizer, mon
     assert texts(data.train_dataloader(), tokenizer) != first
 
 
+def test_workers_agree_on_the_order_of_every_epoch(make, stream, tokenizer):
+    data = make(known={"topic": LABELS}, train=stream(numbered(12), files=3), batch_size=4, seed=1)
+    data.setup("fit")
+    alone = data.train_dataloader()
+    data.num_workers = 4
+    together = data.train_dataloader()
+    for epoch in range(10):
+        for loader in (alone, together):
+            loader.set_epoch(epoch)
+        expected = texts(alone, tokenizer)
+        # Not by the loader before, which has set the epoch of the rows that both read.
+        alone.set_epoch(epoch + 50)
+        next(iter(alone))
+        assert texts(together, tokenizer) == expected
+
+
 @pytest.mark.parametrize("count", [2, 7, 8, 9, 12, 17])
 def test_processes_share_the_batches_of_one(make, stream, tokenizer, count):
     rows = stream(numbered(count))
