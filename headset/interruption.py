@@ -250,7 +250,8 @@ def _watch_started(trainer: Trainer, processes: list[Any]) -> None:
         if not code:
             continue
         connector: Any = trainer._signal_connector
-        if code in (128 + signal.SIGTERM, 128 + signal.SIGINT) and not getattr(connector, "received", True):
+        ends = getattr(connector, "received", True) or connector.ending
+        if code in (128 + signal.SIGTERM, 128 + signal.SIGINT) and not ends:
             os.kill(os.getpid(), code - 128)
         time.sleep(GRACE)  # it ends by itself, unless it waits for the one that is gone
         if code < 0:
