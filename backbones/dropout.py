@@ -12,19 +12,21 @@ __all__ = ["FastDropout", "kept"]
 LEVELS = 2**16
 
 
-def kept(values: Tensor, share: float) -> Tensor:
-    """What values are multiplied by: 0 for the share that is dropped, and for others what makes up for it.
+def kept(values: Tensor, share: float) -> tuple[Tensor, float]:
+    """Which values stay, 1 or 0 in a byte each, and what they are multiplied by to make up for the others.
 
     Each value has 16 random bits of its own; a share of 0.1 becomes 6,554 of 65,536.
 
     Args:
         values: Any tensor on the CPU.
-        share: Between 0 and 1.
+        share: Of the values that are dropped, between 0 and 1.
     """
     dropped = round(share * LEVELS)
     bits = torch.empty((values.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     draws = bits.view(torch.int16)[: values.numel()].view(values.shape)
-    return (draws >= dropped - LEVELS // 2).to(values.dtype).mul_(LEVELS / (LEVELS - dropped))
+    # Comparing into bytes is several times faster than into booleans, and so is multiplying by them.
+    stays = torch.ge(draws, dropped - LEVELS // 2, out=torch.empty(values.shape, dtype=torch.uint8))
+    return stays, LEVELS / (LEVELS - dropped)
 
 
 class FastDropout(TorchFunctionMode):
@@ -35,7 +37,8 @@ class FastDropout(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is dropout and _applies(*args, **kwargs):
             values, share = args[0], kwargs["p"]
-            return values * kept(values, share)
+            stays, factor = kept(values, share)
+            return (values * stays).mul_(factor)
         return func(*args, **kwargs)
 
 
