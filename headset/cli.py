@@ -23,6 +23,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from backbones.errors import HeadsetError
 from heads.registry import load_all_heads, make_head
+from headset.allocator import keep_freed_memory
 from headset.checkpoint import read_hparams
 from headset.checkpoint_io import LastCheckpoints
 from headset.data import TextData
@@ -64,6 +65,7 @@ def run(arguments: list[str]) -> None:
     for message in (*IRRELEVANT, *missing):
         warnings.filterwarnings("ignore", message=message, module="lightning")
     name_interface()
+    keep_freed_memory()
     try:
         # The name of a class is found among imported classes.
         load_all_heads()

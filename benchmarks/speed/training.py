@@ -98,19 +98,21 @@ class _Training:
         """Train once; ``rate`` is the rows a second, ``accuracy`` that on the rows of ``test``."""
         set_seed(turn)
         if self.work.memory and not self.peak:
+            forget_peak()  # before anything of an earlier training is left in this process
+            self.train(turn)
+            process = peak_of_process()
             with peak_of_tensors() as peak:
                 self.train(turn)
-            self.peak = peak
+            self.peak = {"process": process, **peak}
         elif turn == 0:
             self.train(turn, most=2)
         if turn == 0:
             return {}
-        forget_peak()
         stamps, answer = self.train(turn)
         rows = len(read_rows(self.work.train)["text"])
         first = min(1, self.epochs - 1)
         rate = rows * (self.epochs - first) / stamps.seconds(first)
-        numbers = {"rate": rate, "process": peak_of_process(), **self.peak}
+        numbers = {"rate": rate, **self.peak}
         if self.work.test is not None:
             test = read_rows(self.work.test)
             right = sum(given == label for given, label in zip(answer(test["text"]), test["label"], strict=True))
