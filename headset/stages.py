@@ -146,6 +146,12 @@ class Stages(LightningModule):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             clip_gradients(parameters, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Free the gradients after a step: Lightning does it behind the next forward pass, where memory is scarce."""
+        if not self.trainer.fit_loop._should_accumulate():
+            for parameter in self.parameters():
+                parameter.grad = None
+
     def validation_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:
         """Losses and metrics."""
         for part in _parts(batch):
