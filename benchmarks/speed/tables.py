@@ -36,7 +36,7 @@ class Sizes:
     long: int = 4
     same: int = 8
     tested: int = 1066
-    predicted: int = 4096
+    predicted: int = 8192
     answered: int = 384
     epochs: int = 5
     rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
