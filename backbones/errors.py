@@ -47,7 +47,7 @@ def invalid_choice(what: str, got: object, options: Iterable[str]) -> HeadsetErr
     options = list(options)
     listed = ", ".join(options) or "none"
     noun, where = re.fullmatch(r"(.*?)((?: (?:in|of) .*)?)", what).groups()  # type: ignore[union-attr]
-    plural = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith(("s", "x")) else re.sub(r"(?<![aeiou])y$", "ie", noun) + "s"
     return HeadsetError(f"Invalid {what}: {got!r}. Valid {plural}{where}: {listed}.{did_you_mean(str(got), options)}")
 
 

@@ -136,7 +136,8 @@ class Pooling(Head):
             vectors = self.dense(vectors)
         if self.normalize:
             vectors = functional.normalize(vectors, dim=-1)
-        return HeadOutput(vectors, {"texts": batch.get("meta", {}).get("texts", 1)})
+        meta = batch.get("meta", {})
+        return HeadOutput(vectors, {"texts": meta.get("texts", 1), "filler": "filler" in meta})
 
     def loss(self, output: HeadOutput, labels: Tensor | None) -> Tensor:
         """The loss of a batch of pairs.
@@ -195,9 +196,13 @@ class Pooling(Head):
         """What `metric_inputs` gives, with the texts of all processes."""
         first, *others = _texts(output)
         if self.objective == "contrastive":
-            candidates, starts = zip(*map(gathered, others), strict=True)
-            cosines = functional.normalize(first, dim=-1) @ functional.normalize(torch.cat(candidates), dim=-1).T
-            return cosines, torch.arange(len(first), device=first.device) + starts[0]
+            if output.info.get("filler"):  # a row that is no one's candidate, and whose loss does not count
+                candidates = [gathered(vectors[:0])[0] for vectors in others]
+                target = torch.zeros(len(first), dtype=torch.long, device=first.device)
+            else:
+                candidates, starts = zip(*map(gathered, others), strict=True)
+                target = torch.arange(len(first), device=first.device) + starts[0]
+            return functional.normalize(first, dim=-1) @ functional.normalize(torch.cat(candidates), dim=-1).T, target
         if labels is None:
             raise HeadsetError("The objective 'similarity' learns from a score for each pair; this batch has none.")
         return torch.cosine_similarity(first, others[0]), labels.float().view(-1)

@@ -17,11 +17,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from backbones.errors import HeadsetError
+from backbones.errors import HeadsetError, invalid_choice
 from heads.registry import load_all_heads, make_head
 from headset.allocator import keep_freed_memory
 from headset.checkpoint import read_hparams
@@ -189,6 +189,8 @@ class HeadsetCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with a logger, a checkpoint and a progress bar where the settings name none."""
         settings = self._get(self.config_init, "trainer")
+        if isinstance(settings.strategy, str) and settings.strategy not in ("auto", *StrategyRegistry):
+            raise invalid_choice("strategy of trainer", settings.strategy, ["auto", "ddp", "fsdp2"])
         given = settings.callbacks or []
         callbacks: list[Callback] = [given] if isinstance(given, Callback) else list(given)
         logger = settings.logger

@@ -6,6 +6,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from headset.feature_store import FeatureStore
+from headset.orders import Filler
 
 __all__ = ["Features", "FeaturesBeside", "NumberedRows"]
 
@@ -31,6 +32,8 @@ class NumberedRows(Dataset[Any]):
 class FeaturesBeside:
     """Makes batches, and puts the features of their rows into ``meta["features"]``: for each call the kept tensors.
 
+    ``meta["filler"]`` says of a batch that it counts for nothing.
+
     Args:
         collate: What makes a batch of rows, or a list of batches of those of several sources.
         features: The features of all rows.
@@ -50,4 +53,6 @@ class FeaturesBeside:
         for (source, numbers), batch in pairs:
             if stores := self.features.get((self.split, source)):
                 batch["meta"]["features"] = [store.gather(numbers) for store in stores]
+            if isinstance(numbers, Filler):
+                batch["meta"]["filler"] = True
         return batches

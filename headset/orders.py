@@ -10,12 +10,16 @@ import torch
 
 from backbones.errors import HeadsetError
 
-__all__ = ["Order", "RowOrder", "TokenOrder", "WindowOrder"]
+__all__ = ["Filler", "Order", "RowOrder", "TokenOrder", "WindowOrder"]
 
 WINDOW = 2048  # rows that are sorted at a time
 WIDTH = 0.9  # the shortest rows that are shuffled with others, as a share of the longest
 
 Measure = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # as `Sizes`
+
+
+class Filler(list[int]):
+    """The row of a process for which none is left in a batch: one of another process, which counts for nothing."""
 
 
 class Order(ABC):
@@ -45,16 +49,16 @@ class RowOrder(Order):
     size: int
 
     def count(self, world: int) -> int:
-        """The number of batches: where the last rows are too few to give each process one, they join those before."""
-        return max(1, -(-(self.rows - world + 1) // (self.size * world)))
+        """The number of batches."""
+        return -(-self.rows // (self.size * world))
 
     def batches(self, world: int, rank: int, generator: torch.Generator | None = None) -> Iterator[list[int]]:
         """Rows as they come, or all of them at random."""
         order = None if generator is None else torch.randperm(self.rows, generator=generator).numpy()
-        count, size = self.count(world), self.size * world
-        for batch in range(count):
-            rows = np.arange(batch * size, self.rows if batch == count - 1 else (batch + 1) * size)
-            yield (rows if order is None else order[rows])[rank::world].tolist()
+        size = self.size * world
+        for start in range(0, self.rows, size):
+            rows = np.arange(start, min(start + size, self.rows))
+            yield _dealt(rows if order is None else order[rows], world, rank)
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,8 @@ class WindowOrder(Order):
             if self.measure is not None:
                 tokens, inputs = self.measure(start, end)
                 rows = rows[np.lexsort((-inputs, -tokens))]
-            count = RowOrder(end - start, self.size).count(world)
-            for batch in range(count):
-                last = None if batch == count - 1 else (batch + 1) * size
-                yield rows[batch * size : last][rank::world].tolist()
+            for first in range(0, len(rows), size):
+                yield _dealt(rows[first : first + size], world, rank)
             start = end
 
 
@@ -143,7 +145,7 @@ class TokenOrder(Order):
         ends = [*starts[1:], self.rows]
         for batch in range(len(starts)) if generator is None else _drawn(len(starts), generator).tolist():
             rows = order[starts[batch] : ends[batch]]
-            yield rows[np.argsort(-key[rows], kind="stable")][rank::world].tolist()
+            yield _dealt(rows[np.argsort(-key[rows], kind="stable")], world, rank)
 
     def _cut(self, world: int) -> tuple[list[int], list[int]]:
         """Where among the rows from the longest on groups begin, and where batches do."""
@@ -151,12 +153,8 @@ class TokenOrder(Order):
             tokens, inputs = self.measure(0, self.rows)
             self._check(tokens, inputs)
             order = np.argsort(-self._key(tokens, inputs), kind="stable")
-            groups = list(_groups(tokens[order], inputs[order], self.tokens * world, world))
+            groups = list(_groups(tokens[order], inputs[order], self.tokens * world))
             starts = [start for group, end, size in groups for start in range(group, end, size)]
-            if self.rows - starts[-1] < world:  # too few to give each process one
-                starts[-1] = self.rows - world
-                if len(starts) > 1 and starts[-1] - starts[-2] < world:
-                    del starts[-1]
             self._cuts[world] = [group for group, *_ in groups], starts
         return self._cuts[world]
 
@@ -178,18 +176,23 @@ class TokenOrder(Order):
             )
 
 
+def _dealt(rows: np.ndarray, world: int, rank: int) -> list[int]:
+    """The rows of one process."""
+    return rows[rank::world].tolist() or Filler([int(rows[0])])
+
+
 def _drawn(count: int, generator: torch.Generator) -> np.ndarray:
     order: np.ndarray = torch.randperm(count, generator=generator).numpy()
     return order
 
 
-def _groups(tokens: np.ndarray, inputs: np.ndarray, most: int, world: int) -> Iterator[tuple[int, int, int]]:
+def _groups(tokens: np.ndarray, inputs: np.ndarray, most: int) -> Iterator[tuple[int, int, int]]:
     """Groups of rows from the longest on: where each begins and ends, and the rows of its batches."""
     start, rows = 0, len(tokens)
     while start < rows:
         longest = int(tokens[start])
         widest = np.maximum.accumulate(inputs[start : start + most // longest]).astype(np.int64)
-        size = max(world, int(np.count_nonzero(widest * np.arange(1, len(widest) + 1) * longest <= most)))
+        size = int(np.count_nonzero(widest * np.arange(1, len(widest) + 1) * longest <= most))
         end = int(np.searchsorted(-tokens, -WIDTH * longest, side="right"))
         other = (inputs[start:end] > widest[min(size, len(widest)) - 1]) | (inputs[start:end] < WIDTH * inputs[start])
         alike = int(other.argmax()) if other.any() else end - start

@@ -59,7 +59,7 @@ class SourceBatches(DistributedSampler[Any], SequentialSampler):
 
     With W processes a batch of W times as many rows, or tokens, of a source is dealt out among them, so that two
     processes of b rows train on what one process of 2b rows would. All processes have a batch of the same source in a
-    step, and equally many batches: where the last rows are too few to give each process one, they join those before.
+    step, and equally many batches: where the last rows are too few to give each process one, some have a `Filler`.
 
     Args:
         orders: How the rows of each source become batches.

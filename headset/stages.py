@@ -181,7 +181,8 @@ class Stages(LightningModule):
         """What a user reads: for each head one dictionary a row."""
         with self._without_padding():
             outputs: dict[str, HeadOutput] = self.built(batch, list(self.predicted_heads))
-        return {name: self.heads[name].predict(output) for name, output in outputs.items()}
+        counts = not _is_filler(batch)
+        return {name: self.heads[name].predict(output) if counts else [] for name, output in outputs.items()}
 
     def _losses(self, batch: Batch, stage: str | None = None) -> dict[str, Any]:
         """The loss of each head that a batch is for, and its size; measured, where there is a stage to measure."""
@@ -190,11 +191,15 @@ class Stages(LightningModule):
         with self._without_padding():
             outputs = headset.answer(batches)
         losses, sizes = headset.losses(outputs, labels), headset.loss_sizes(outputs, labels)
+        if _is_filler(batch):
+            sizes = dict.fromkeys(sizes, 0.0)
         if stage is None and self.teacher is not None:
             losses = self.teacher.losses(batches, outputs, labels, losses)
         if stage is not None:
             for name, output in outputs.items():
-                inputs = self.heads[name].metric_inputs(output, labels[name])
+                inputs = self.heads[name].metric_inputs(output, labels[name])  # processes may exchange something here
+                if _is_filler(batch):
+                    continue
                 self._measures(stage).update(name, losses[name], sizes[name], inputs)
                 if self._tunes:
                     self.tuning.keep(name, output, labels[name])
@@ -221,6 +226,11 @@ class Stages(LightningModule):
         measures = self.measures[stage]
         assert isinstance(measures, Measures)
         return measures
+
+
+def _is_filler(batch: Batch) -> bool:
+    """Whether a batch counts for nothing: it is for a process for which no row is left."""
+    return "filler" in batch.get("meta", {})
 
 
 def _parts(batch: Batch | list[Batch]) -> list[Batch]:

@@ -129,16 +129,16 @@ class Stream(IterableDataset[Any]):
         workers, mine = (worker.num_workers, worker.id) if worker else (1, 0)
         world, rank = self.processes
         try:
-            for number, batch in enumerate(self._dealt(self.batch_size * world, world)):
+            for number, batch in enumerate(self._batches(self.batch_size * world, world)):
                 if number >= self.skip and (number - self.skip) % workers == mine:
-                    yield self._batch(batch[rank::world])
+                    yield self._batch(batch[rank::world]) if len(batch) > rank else self._filler(batch[0])
         except RowError as error:
             yield HeadsetError(f"train: {self.place}, row {error.row + 1} of the stream: {error.message}")
         except HeadsetError as error:
             yield error
 
-    def _dealt(self, size: int, world: int) -> Iterator[list[Example]]:
-        """The batches of all processes; where the last rows are too few for each, they join the batch before."""
+    def _batches(self, size: int, world: int) -> Iterator[list[Example]]:
+        """The batches of all processes."""
         examples = self._examples()
         if self.seed is not None:
             examples = _shuffled(examples, np.random.default_rng([self.seed, self.epoch]))
@@ -146,11 +146,8 @@ class Stream(IterableDataset[Any]):
         if len(batch) < world:
             raise HeadsetError(f"{len(batch)} rows cannot be shared among {world} processes.")
         while batch:
-            later = list(islice(examples, size))
-            if len(later) < world:
-                batch, later = batch + later, []
             yield batch
-            batch = later
+            batch = list(islice(examples, size))
 
     def _examples(self) -> Iterator[Example]:
         """Encoded examples where a row may become several, else the rows."""
@@ -171,6 +168,11 @@ class Stream(IterableDataset[Any]):
         """The places of rows that have a label for some head."""
         labels = [list(label.values(columns, self.maker.features)) for label in self.maker.labels.values()]
         return [place for place, values in enumerate(zip(*labels, strict=True)) if any(v is not None for v in values)]
+
+    def _filler(self, example: Example) -> Any:
+        """A batch that counts for nothing, of a process for which no row is left."""
+        batch = self._batch([example])
+        return {**batch, "meta": {**batch["meta"], "filler": True}}
 
     def _batch(self, examples: Sequence[Example]) -> Any:
         columns = {name: [example[name] for example in examples] for name in examples[0]}

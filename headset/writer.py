@@ -92,6 +92,8 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep the predictions of a batch, ``{head: [one dictionary a row]}``, until their window is whole."""
+        if "filler" in batch["meta"]:
+            return
         rows = batch["meta"]["rows"]
         if max(rows) >= self._end:
             self._write()

@@ -297,7 +297,7 @@ def test_a_typo_in_a_head_given_on_the_command_line_is_explained(
     ("setting", "value", "message"),
     [
         ("--trainer.accelerator", "gpux", "accelerator='gpux'"),
-        ("--trainer.strategy", "ddpp", "strategy='ddpp'"),
+        ("--trainer.strategy", "ddpp", "Valid strategies of trainer: auto, ddp, fsdp2. Did you mean 'ddp'?"),
         ("--model.learning_rate", "-1", "Invalid learning_rate"),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
 
@@ -23,10 +24,10 @@ def headset(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_bert):
-    """A run with a tagger, trained for a few steps in two processes, on 7 sentences of different lengths."""
+    """A run with a tagger, trained for a few steps in two processes, on 9 sentences of different lengths: one is left over."""
     folder = tmp_path_factory.mktemp("run")
     words = ["the", "film", "was", "very", "good", "a", "bad", "book"]
-    sentences = [[(words[(i * j) % 8], TAGS[(i + j) % 4]) for j in range(2 + i)] for i in range(7)]
+    sentences = [[(words[(i * j) % 8], TAGS[(i + j) % 4]) for j in range(2 + i)] for i in range(9)]
     (folder / "data.conll").write_text("\n".join("".join(f"{w} {t}\n" for w, t in rows) for rows in sentences))
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
     settings = {
@@ -72,7 +73,53 @@ def test_each_process_writes_its_own_part_of_the_predictions(run):
     ]
     rows = [row for path in folder.glob("parts*") for row in csv.DictReader(path.open())]
     whole = list(csv.DictReader((folder / "whole.csv").open()))
-    assert [row["row"] for row in whole] == [str(number) for number in range(1, 8)]
+    assert [row["row"] for row in whole] == [str(number) for number in range(1, 10)]
     by_row = {row["row"]: row["tags.tags"] for row in rows}
-    assert len(rows) == 7
+    assert len(rows) == 9
     assert by_row == {row["row"]: row["tags.tags"] for row in whole}
+
+
+HEADS = {
+    "kind": ("a", {"class_path": "SequenceClassification", "init_args": {"pooling": "mean", "dropout": 0.0}}),
+    "pairs": (["a", "b"], {"class_path": "Pooling", "init_args": {"pooling": "mean"}}),
+}
+
+
+@pytest.mark.parametrize(("strategy", "name"), [("ddp", "kind"), ("ddp", "pairs"), ("fsdp2", "kind")])
+def test_a_row_that_is_left_over_is_learnt_from_as_in_one_process(tmp_path, still_bert, strategy, name):
+    words = ["good", "bad", "film", "book", "very"]
+    rows = [
+        {
+            "a": " ".join(words[(i * j) % 5] for j in range(1 + i % 4)),
+            "b": " ".join(words[(i + j) % 5] for j in range(1 + i % 3)),
+            "label": words[i % 2],
+        }
+        for i in range(9)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    text, head = HEADS[name]
+    settings = {
+        "model": {"backbone": str(still_bert), "heads": {name: head}, "learning_rate": 1e-2},
+        "data": {"train": "rows.jsonl", "validation": "rows.jsonl", "text": text},
+        "trainer": {"max_epochs": 2, "enable_progress_bar": False, "accelerator": "cpu", "log_every_n_steps": 1},
+    }
+    settings["data"] |= {"labels": "label"} if name == "kind" else {}
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    runs = {
+        "one": ["--data.batch_size", "4"],
+        "two": ["--data.batch_size", "2", "--trainer.devices", "2", "--trainer.strategy", strategy],
+    }
+    weights, logs = {}, {}
+    for run, arguments in runs.items():
+        headset(tmp_path, "fit", "-c", "run.yaml", "--trainer.default_root_dir", run, *arguments)
+        [path] = (tmp_path / run).glob("**/last.ckpt")
+        weights[run] = torch.load(path, weights_only=True)["state_dict"]
+        [path] = (tmp_path / run).glob("**/metrics.csv")
+        logs[run] = [
+            {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(path.open())
+        ]
+    assert max(row["step"] for row in logs["one"]) == 5  # two epochs of 4, 4 and 1 rows
+    for key, value in weights["one"].items():
+        torch.testing.assert_close(weights["two"][key], value, rtol=1e-3, atol=1e-5, msg=key)
+    for one, two in zip(logs["one"], logs["two"], strict=True):
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-5)

@@ -94,6 +94,28 @@ def test_rows_that_would_come_twice_are_refused(run):
     assert "8 rows in a step (2 x data.batch_size: 4)" in error and "Set data.batch_size: 8" in error
 
 
+def test_heads_are_merged_from_it(run):
+    path = checkpoint(run, "whole", 6)
+    headset(run, "merge", "--ckpt_paths", str(path), "--output", "merged.ckpt")
+    expected = read_checkpoint(str(path))["state_dict"]
+    merged = read_checkpoint(str(run / "merged.ckpt"))["state_dict"]
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in merged.items())
+
+
+def test_in_mixed_precision_losses_stay_near(run):
+    arguments = ["-c", "run.yaml", "-c", "two.yaml", "--trainer.precision", "bf16-mixed"]
+    headset(run, "fit", *arguments, "--trainer.default_root_dir", "mixed")
+    losses = {}
+    for name in ("whole", "mixed"):
+        [log] = (run / name).glob("**/metrics.csv")
+        losses[name] = [float(row["train/loss"]) for row in csv.DictReader(log.open()) if row["train/loss"]]
+    assert losses["mixed"] == pytest.approx(losses["whole"], rel=0.02) and losses["mixed"] != losses["whole"]
+    assert {its.dtype for its in read_checkpoint(str(checkpoint(run, "mixed", 6)))["state_dict"].values()} == {
+        torch.float32
+    }
+
+
 def test_one_process_predicts_and_exports(run, tmp_path):
     path = checkpoint(run, "whole", 6)
     headset(

@@ -40,7 +40,10 @@ def numbered(count):
 
 def texts(loader, tokenizer):
     """The texts of each batch, by which rows are known."""
-    return [tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True) for batch in loader]
+    return [
+        [] if "filler" in batch["meta"] else tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+        for batch in loader
+    ]
 
 
 def names(batches):

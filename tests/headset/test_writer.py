@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from backbones.errors import HeadsetError
 from headset.loader import ResumableLoader
-from headset.orders import WindowOrder
+from headset.orders import Filler, WindowOrder
 from headset.writer import PredictionWriter
 
 ROWS = 7
@@ -38,7 +38,10 @@ class Data(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
         order = WindowOrder(ROWS, BATCH, lambda start, end: (LENGTHS[start:end], LENGTHS[start:end] * 0 + 1))
-        batches = [{"meta": {"rows": rows}} for rows in order.batches(world, rank)]
+        batches = [
+            {"meta": {"rows": rows, **({"filler": True} if isinstance(rows, Filler) else {})}}
+            for rows in order.batches(world, rank)
+        ]
         loader = ResumableLoader(batches, batch_size=None)  # type: ignore[arg-type]
         loader.skip = self.begin_prediction(order)
         return loader
