@@ -47,6 +47,7 @@ IRRELEVANT = (
     "You're using the WeightAveraging callback with a model that overrides the configure_model",
     "The dirpath has changed",
     "Total length of `list` across ranks is zero",
+    "You have overridden `transfer_batch_to_device`",
     "It is recommended to use `self.log",  # metrics are over all processes already
 )
 
