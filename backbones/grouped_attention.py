@@ -26,7 +26,7 @@ class Buckets(NamedTuple):
 
     Args:
         sizes: How many rows times heads there are in each bucket, and how long they are.
-        places: Where each head of each token lies among the padded rows, which lie by row, head and token; ``(N * H,)``.
+        places: Where each head of each token lies among padded rows, which lie by row, head and token; ``(N * H,)``.
         masks: For each bucket -inf at padding, ``(rows * H, 1, length)``, or None where there is none.
     """
 
@@ -132,9 +132,7 @@ def _padded(values: Tensor, buckets: Buckets) -> Tensor:
 def _tokens(tensors: tuple[Tensor, ...], buckets: Buckets) -> list[list[Tensor]]:
     """Of each padded tensor its buckets ``(rows * H, length, D)``."""
     sizes = [rows * length for rows, length in buckets.sizes]
-    return [
-        [part.view(*size, -1) for part, size in zip(it.split(sizes), buckets.sizes, strict=True)] for it in tensors
-    ]
+    return [[part.view(*size, -1) for part, size in zip(it.split(sizes), buckets.sizes, strict=True)] for it in tensors]
 
 
 def _pairs(values: Tensor, buckets: Buckets) -> list[Tensor]:

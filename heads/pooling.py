@@ -197,12 +197,11 @@ class Pooling(Head):
         first, *others = _texts(output)
         if self.objective == "contrastive":
             if output.info.get("filler"):  # a row that is no one's candidate, and whose loss does not count
-                candidates = [gathered(vectors[:0])[0] for vectors in others]
-                target = torch.zeros(len(first), dtype=torch.long, device=first.device)
-            else:
-                candidates, starts = zip(*map(gathered, others), strict=True)
-                target = torch.arange(len(first), device=first.device) + starts[0]
-            return functional.normalize(first, dim=-1) @ functional.normalize(torch.cat(candidates), dim=-1).T, target
+                others = [vectors[:0] for vectors in others]
+            candidates, starts = zip(*map(gathered, others), strict=True)
+            cosines = functional.normalize(first, dim=-1) @ functional.normalize(torch.cat(candidates), dim=-1).T
+            own = torch.arange(len(first), device=first.device) + starts[0]
+            return cosines, own.clamp(max=cosines.shape[1] - 1)
         if labels is None:
             raise HeadsetError("The objective 'similarity' learns from a score for each pair; this batch has none.")
         return torch.cosine_similarity(first, others[0]), labels.float().view(-1)

@@ -57,9 +57,9 @@ checkpoints.
   goes by hand over batches sorted by length. From file to file is with loading the model, and in another order of the
   8,192 rows each time.
 - *sentence-transformers* is `encode(batch_size=32)` with the same pooling.
-- Memory *of tensors* is the most that was allocated at once, counted by torch's profiler; *of the process* is all, up to
-  the end of its first training, with the same libraries imported on both sides. *Without mapped files*: of the process, without pages of files, which the
-  system takes back when it needs them.
+- Memory *of tensors* is the most that was allocated at once, counted by torch's profiler; *of the process* is all, up
+  to the end of its first training, with the same libraries imported on both sides. *Without mapped files*: of the
+  process, without pages of files, which the system takes back when it needs them.
 - *imports and model* is a process that imports torch, transformers, datasets and Lightning, and loads model and
   tokenizer.
 

@@ -19,7 +19,7 @@ from headset import TextData
 
 __all__ = ["RowsSide", "write_tiny"]
 
-BATCHES = 300  # that are loaded, of the many that there are
+BATCHES = 3000  # that are loaded: enough that what each part of a file costs once does not count
 PREDICTED = 256  # the rows of a batch that is predicted
 
 

@@ -24,7 +24,7 @@ def headset(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_bert):
-    """A run with a tagger, trained for a few steps in two processes, on 9 sentences of different lengths: one is left over."""
+    """A run with a tagger, trained for a few steps in two processes, on 9 sentences: one is left over."""
     folder = tmp_path_factory.mktemp("run")
     words = ["the", "film", "was", "very", "good", "a", "bad", "book"]
     sentences = [[(words[(i * j) % 8], TAGS[(i + j) % 4]) for j in range(2 + i)] for i in range(9)]
@@ -120,9 +120,7 @@ def test_a_row_that_is_left_over_is_learnt_from_as_in_one_process(tmp_path, stil
         [path] = (tmp_path / run).glob("**/last.ckpt")
         weights[run] = torch.load(path, weights_only=True)["state_dict"]
         [path] = (tmp_path / run).glob("**/metrics.csv")
-        logs[run] = [
-            {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(path.open())
-        ]
+        logs[run] = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(path.open())]
     assert max(row["step"] for row in logs["one"]) == 5  # two epochs of 4, 4 and 1 rows
     for key, value in weights["one"].items():
         torch.testing.assert_close(weights["two"][key], value, rtol=1e-3, atol=1e-5, msg=key)
