@@ -37,7 +37,7 @@ class Sizes:
     same: int = 8
     tested: int = 1066
     predicted: int = 8192
-    answered: int = 384
+    answered: int = 1024
     epochs: int = 5
     rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     max_length: int = 512
