@@ -68,16 +68,20 @@ def buckets_of(groups: Groups, heads: int) -> Buckets:
             before += [length] * rows
         else:
             buckets.append([length] * rows)
-    sizes, places, masks, start = [], [], [], 0
-    for lengths in buckets:
-        rows, longest = len(lengths), lengths[-1]
-        real = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
-        all_places = torch.arange(start, start := start + rows * heads * longest).view(rows, heads, longest)
-        places.append(all_places.transpose(1, 2)[real].flatten())
-        mask = torch.zeros(real.shape).masked_fill(~real, -torch.inf).repeat_interleave(heads, 0).unsqueeze(1)
-        masks.append(None if lengths[0] == longest else mask)
-        sizes.append((rows * heads, longest))
-    return Buckets(tuple(sizes), torch.cat(places), tuple(masks))
+    sizes = tuple((len(lengths) * heads, lengths[-1]) for lengths in buckets)
+    every = torch.arange(sum(rows * longest for rows, longest in sizes))
+    parts = every.split([rows * longest for rows, longest in sizes])
+    places, masks = [], []
+    for part, lengths in zip(parts, buckets, strict=True):
+        real = torch.arange(lengths[-1]) < torch.tensor(lengths).unsqueeze(1)
+        places.append(part.view(len(lengths), heads, lengths[-1]).transpose(1, 2)[real].flatten())
+        masks.append(None if lengths[0] == lengths[-1] else _mask(real, heads))
+    return Buckets(sizes, torch.cat(places), tuple(masks))
+
+
+def _mask(real: Tensor, heads: int) -> Tensor:
+    """What is added to scores, ``(rows * H, 1, length)``, for real tokens, bool ``(rows, length)``."""
+    return torch.zeros(real.shape).masked_fill(~real, -torch.inf).repeat_interleave(heads, 0).unsqueeze(1)
 
 
 class _Attention(torch.autograd.Function):

@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     """Have glibc keep freed memory, of large blocks too, for the whole process.
 
     Each step frees and allocates the same large tensors again: otherwise the system has to clear their pages anew each
-    time, which costs as much as a twentieth of a step on a CPU. The peak of memory stays as it is. Without glibc
-    nothing is done.
+    time, which costs as much as a twentieth of a step on a CPU. The peak of memory grows by a few per cent, as blocks
+    do not fit exactly where others were. Without glibc nothing is done.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -149,7 +149,7 @@ class Stages(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Free the gradients after a step: Lightning does it behind the next forward pass, where memory is scarce."""
         if not self.trainer.fit_loop._should_accumulate():
-            for parameter in self.parameters():
+            for parameter in self.joint_loss.parameters:
                 parameter.grad = None
 
     def validation_step(self, batch: Batch | list[Batch], batch_idx: int) -> None:

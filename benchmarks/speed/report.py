@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 from benchmarks.speed.measuring import Found, median_ratio
-from benchmarks.speed.tables import Row
+from benchmarks.speed.tables import FULL, Row
 
 __all__ = ["Line", "lines_of", "report", "table"]
 
@@ -37,7 +37,7 @@ order and in the opposite one, so that a slow moment of the machine meets all; t
 rounds.
 """
 
-SIDES = """\
+SIDES = f"""\
 ## What is measured
 
 The model is all-MiniLM-L6-v2, with a head for classification where one is trained. The short texts are those of Rotten
@@ -55,7 +55,7 @@ checkpoints.
   LightningModule around the stock model.
 - *pipeline* is `pipeline("text-classification", batch_size=32)` on the model that `headset export` wrote; *sorted loop*
   goes by hand over batches sorted by length. From file to file is with loading the model, and in another order of the
-  8,192 rows each time.
+  {FULL.predicted:,} rows each time.
 - *sentence-transformers* is `encode(batch_size=32)` with the same pooling.
 - Memory *of tensors* is the most that was allocated at once, counted by torch's profiler; *of the process* is all, up
   to the end of its first training, with the same libraries imported on both sides. *Without mapped files*: of the

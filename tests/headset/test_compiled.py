@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from transformers import AutoModelForSequenceClassification
 
 from backbones import BackboneOptions
@@ -12,17 +12,24 @@ from headset import Headset, LitHeadset, TextData
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
 
+class Losses(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(outputs["loss"].item())
+
+
 def fit(folder, bert, rows, compile):
     """The losses of a run, and its checkpoint."""
     seed_everything(3)
     module = LitHeadset(
         BackboneOptions(str(bert), compile=compile), {"mood": SequenceClassification(dropout=0.0)}, learning_rate=1e-3
     )
-    trainer = Trainer(default_root_dir=folder, max_epochs=2, **QUIET)
-    losses = []
-    module.on_train_batch_end = lambda outputs, *_: losses.append(outputs["loss"].item())
+    losses = Losses()
+    trainer = Trainer(default_root_dir=folder, max_epochs=2, callbacks=[losses], **QUIET)
     trainer.fit(module, TextData(train=str(rows), batch_size=4))
-    return losses, trainer.checkpoint_callback.best_model_path
+    return losses.seen, trainer.checkpoint_callback.best_model_path
 
 
 def test_a_compiled_run_is_the_same_and_goes_out(tmp_path, still_bert, small_csv, monkeypatch):

@@ -121,6 +121,24 @@ def test_seeded_runs_repeat_exactly(tmp_path, tiny_bert, small_csv):
     assert len({loss for *_, loss in runs[0].seen}) > 1
 
 
+class Gradients(Callback):
+    """Whether there are gradients when a batch comes."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(any(parameter.grad is not None for parameter in pl_module.parameters()))
+
+
+def test_gradients_are_kept_until_the_step_and_no_longer(tmp_path, tiny_bert, small_csv):
+    gradients = Gradients()
+    module = LitHeadset(str(tiny_bert), {"mood": SequenceClassification()})
+    run = trainer(tmp_path, callbacks=[gradients], accumulate_grad_batches=2)
+    run.fit(module, TextData(train=str(small_csv), batch_size=2))
+    assert gradients.seen == [False, True, False, True]
+
+
 def stored(folder, names, tiny_bert):
     """A fine-tuned classifier as others save it."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
