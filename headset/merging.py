@@ -100,7 +100,7 @@ def _check_backbone(first: str, mine: Mapping[str, Any], path: str, other: Mappi
             raise HeadsetError(
                 f"{first} and {path} have different backbones: the first weight that differs is "
                 f"{key.removeprefix(PREFIX)}. Heads can be merged that were trained on the same backbone while it was "
-                "frozen: --model.backbone.freeze all"
+                "frozen: backbone: {path: ..., freeze: all}"
             )
     files = [content["hyper_parameters"].get("processor") or {} for content in (mine, other)]
     for name in sorted(files[0].keys() | files[1].keys()):

@@ -87,6 +87,13 @@ def _wrong_value(found: re.Match[str], parser: argparse.ArgumentParser) -> str:
     return f"{whose}Invalid {found['key']}: {_one_line(found['value'])!r}. Expected: {expected}."
 
 
+def _backbone_without_path(found: re.Match[str], parser: argparse.ArgumentParser) -> str:
+    return (
+        "model.backbone has settings, and no path. Where the configuration has its name alone (backbone: NAME), add "
+        "--model.backbone.path NAME, or write there: backbone: {path: NAME, padding_free: false}."
+    )
+
+
 def _not_a_class(found: re.Match[str], parser: argparse.ArgumentParser) -> str:
     return f"Invalid {found['key']}: there is no class {found['value']!r}. Give its import path: package.module.Class."
 
@@ -128,6 +135,7 @@ REASONS: list[tuple[str, Reason]] = [
     (HEADS + r"Import path (?P<name>[\w.]+) does not correspond", _wrong_head),
     (HEADS + r".*(is abstract|Expected a <class 'dict'>)", _head_without_class),
     (KEY + r".*Expected a dot import path string: (?P<value>\S+)", _not_a_class),
+    (r'Parser key "model\.backbone":.*Given value: Namespace\(.*\bpath=None', _backbone_without_path),
     (KEY + UNION, _wrong_value),
     (KEY + TYPE, _wrong_value),
     (r"Subcommand '(?P<command>\w+)' does not accept option '(?P<name>[\w.]+)'", _unknown_setting),

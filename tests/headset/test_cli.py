@@ -313,6 +313,14 @@ def test_freezing_layers_from_the_command_line(folder: Path) -> None:
     assert main(["fit", "-c", "run.yaml", *freeze, *QUIET]) == 0
 
 
+def test_settings_of_a_backbone_that_has_its_name_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "-c", "run.yaml", "--model.backbone.freeze", "1"])
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "add --model.backbone.path NAME" in line and "backbone: {path: NAME" in line
+
+
 @pytest.mark.parametrize(("output", "message"), [("small.csv/o.jsonl", "cannot be written"), ("model", "suffix")])
 def test_an_output_that_cannot_be_written_is_told_first(
     trained: Path, capsys: pytest.CaptureFixture[str], output: str, message: str
