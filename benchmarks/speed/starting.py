@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Callback
 
 from benchmarks.speed.measuring import Numbers
 from benchmarks.speed.training import Work, headset_settings
 
-__all__ = ["BareStart", "FitStart", "HelpStart", "StopAtFirstStep"]
+__all__ = ["BareStart", "FitStart", "HelpStart"]
 
 ROOT = Path(__file__).parents[2]
 BARE = """
@@ -22,14 +21,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 AutoTokenizer.from_pretrained({path!r})
 AutoModelForSequenceClassification.from_pretrained({path!r}).train()
 """
-
-
-class StopAtFirstStep(Callback):
-    """Ends the process when the first step would begin."""
-
-    def on_train_batch_start(self, *arguments: Any) -> None:
-        """The first batch is there."""
-        os._exit(0)
 
 
 class _Command:
@@ -65,7 +56,7 @@ class FitStart(_Command):
     def command(self) -> list[str]:
         """The arguments of Python."""
         settings = headset_settings(self.work, 0, 1, {})
-        settings["trainer"]["callbacks"] = [{"class_path": "benchmarks.speed.starting.StopAtFirstStep"}]
+        settings["trainer"]["callbacks"] = [{"class_path": "benchmarks.speed.first_step.StopAtFirstStep"}]
         file = Path(self.work.folder) / "start.yaml"
         file.write_text(yaml.safe_dump(settings), encoding="utf-8")
         return ["-m", "headset", "fit", "-c", str(file)]
