@@ -23,7 +23,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from backbones.errors import HeadsetError, invalid_choice
 from heads.registry import load_all_heads, make_head
-from headset.allocator import keep_freed_memory
+from headset.allocator import FreedMemory
 from headset.checkpoint import read_hparams
 from headset.checkpoint_io import LastCheckpoints
 from headset.data import TextData
@@ -66,7 +66,6 @@ def run(arguments: list[str]) -> None:
     for message in (*IRRELEVANT, *missing):
         warnings.filterwarnings("ignore", message=message, module="lightning")
     name_interface()
-    keep_freed_memory()
     try:
         # The name of a class is found among imported classes.
         load_all_heads()
@@ -194,6 +193,7 @@ class HeadsetCLI(LightningCLI):
             raise invalid_choice("strategy of trainer", settings.strategy, ["auto", "ddp", "fsdp2"])
         given = settings.callbacks or []
         callbacks: list[Callback] = [given] if isinstance(given, Callback) else list(given)
+        callbacks.append(FreedMemory())
         logger = settings.logger
         if self.subcommand == "fit":
             if logger in (None, True):

@@ -20,6 +20,8 @@ from headset import Headset
 
 __all__ = ["EncodeSide", "HeadsSide", "HeadsetFiles", "HeadsetVectors", "PipelineFiles", "SortedFiles"]
 
+WARM = 8  # the turn that warms up has so many times fewer texts
+
 
 class _Files:
     """A file of texts becomes one of labels and scores; imports are done before, loading the model counts.
@@ -29,7 +31,7 @@ class _Files:
         file: The texts, as JSON lines. Each turn has them in another order, so that nothing of them is cached.
         folder: Where files are written.
         max_length: Where texts are cut, in tokens.
-        precision: ``fp32``, ``bf16``, or what is the default.
+        precision: ``fp32``, ``bf16-mixed``, ``bf16`` for weights too, or what is the default.
     """
 
     name = ""
@@ -44,6 +46,7 @@ class _Files:
     def run(self, turn: int) -> Numbers:
         """Predict once; ``rate`` is the rows a second, ``positive`` the share of the first label among the answers."""
         texts = list(read_rows(self.file)["text"])
+        texts = texts if turn else texts[: -(-len(texts) // WARM)]
         random.Random(turn).shuffle(texts)
         name = f"{self.name}-{self.precision}"
         source, target = self.folder / f"{name}-{turn}.jsonl", self.folder / f"{name}-{turn}.predicted.jsonl"
@@ -99,7 +102,8 @@ class SortedFiles(_Files):
         lengths = [len(ids) for ids in encoded["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)
         answers: list[Any] = [None] * len(texts)
-        with torch.inference_mode():
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed")
+        with torch.inference_mode(), mixed:
             for start in range(0, len(order), BATCH):
                 rows = order[start : start + BATCH]
                 part = {name: [encoded[name][row] for row in rows] for name in encoded}
@@ -139,10 +143,11 @@ class _Vectors:
 
     def run(self, turn: int) -> Numbers:
         """Make the vectors once; ``rate`` is the texts a second."""
+        texts = self.texts if turn else self.texts[: -(-len(self.texts) // WARM)]
         start = time.perf_counter()
-        first = self.vectors(self.texts)[0]
+        first = self.vectors(texts)[0]
         seconds = time.perf_counter() - start
-        return {"rate": len(self.texts) / seconds, "seconds": seconds, "first": float(first[0])}
+        return {"rate": len(texts) / seconds, "seconds": seconds, "first": float(first[0])}
 
     def load(self, model: str) -> None:
         """Load the model."""

@@ -29,7 +29,7 @@ INTRODUCTION = """\
 # Speed
 
 Headset beside what else there is: on the same machine, model, rows and batch size, in one run. `make bench` makes this
-page anew; it takes about 50 minutes on two cores, which nothing else should use meanwhile.
+page anew; it takes about an hour on two cores, which nothing else should use meanwhile.
 `python -m benchmarks.speed --only training heads` measures some of it.
 
 Each side has a process of its own, and a turn that warms up. Then they have their turns one after the other, in one
@@ -55,11 +55,14 @@ checkpoints.
   LightningModule around the stock model.
 - *pipeline* is `pipeline("text-classification", batch_size=32)` on the model that `headset export` wrote; *sorted loop*
   goes by hand over batches sorted by length. From file to file is with loading the model, and in another order of the
-  {FULL.predicted:,} rows each time.
+  {FULL.predicted:,} rows each time. By default headset computes in bfloat16 (mixed) where the processor has AMX, and
+  else in float32; where it has, loops in bfloat16 are measured too. [speed_amx.md](speed_amx.md) is of such a machine.
 - *sentence-transformers* is `encode(batch_size=32)` with the same pooling.
 - Memory *of tensors* is the most that was allocated at once, counted by torch's profiler; *of the process* is all, up
   to the end of its first training, with the same libraries imported on both sides. *Without mapped files*: of the
   process, without pages of files, which the system takes back when it needs them.
+- A row of a table *from the file to its first batch* is what all rows cost once, and an epoch of loading. Loading alone
+  costs more where a table does not fit into the processor's caches.
 - *imports and model* is a process that imports torch, transformers, datasets and Lightning, and loads model and
   tokenizer.
 

@@ -308,6 +308,17 @@ def test_a_setting_that_cannot_be_used_is_one_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_freed_memory_is_given_back_in_a_prediction(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("headset.allocator.BATCHES", 2)
+    monkeypatch.setattr("headset.allocator._of_libc", lambda name: lambda *arguments: calls.append(name))
+    rows = json.dumps({"text": "a good film"}) + "\n"
+    Path("rows.jsonl").write_text(rows * 5)
+    settings = ["--data.eval_batch_size", "1", "--trainer.accelerator", "cpu"]
+    assert main(["predict", "--ckpt_path", "a.ckpt", "--data.predict", "rows.jsonl", *settings]) == 0
+    assert calls == ["mallopt", "mallopt", "malloc_trim", "malloc_trim"]
+
+
 def test_freezing_layers_from_the_command_line(folder: Path) -> None:
     freeze = ["--model.backbone.path", "model", "--model.backbone.freeze", "1"]
     assert main(["fit", "-c", "run.yaml", *freeze, *QUIET]) == 0
