@@ -1,7 +1,7 @@
 """A headset: heads on one backbone, as a plain module that needs no Trainer."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,6 +75,8 @@ class Headset(nn.Module):
         self.frozen: frozenset[str] = frozenset()
         # In training, what answers for a backbone that is frozen.
         self.kept: KeptFeatures | None = None
+        # Where weights are in parts, what is told before passes which parts of the backbone they are of.
+        self.agree: Callable[[Sequence[str]], None] | None = None
         # What is known of the run that trained it, for model cards.
         self.run: dict[str, Any] = {}
         if self.tokenizer is not None:
@@ -137,7 +139,10 @@ class Headset(nn.Module):
         batches = in_dtype(batches, dtype)
         requests = {name: head.request(batches[name]) for name, head in chosen.items()}
         features: dict[str, Any] = dict.fromkeys(chosen)
-        for call, names in merge_calls({name: call for name, call in requests.items() if call is not None}):
+        passes = merge_calls({name: call for name, call in requests.items() if call is not None})
+        if self.agree is not None:
+            self.agree([call.path for call, _ in passes])
+        for call, names in passes:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached.issuperset(names)):
                 kept = None if self.kept is None else self.kept.output(call, batches[names[0]])
                 features |= dict.fromkeys(names, self.backbone.run(call) if kept is None else kept)

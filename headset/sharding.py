@@ -3,7 +3,11 @@
 Zhao et al. 2023, "PyTorch FSDP" (https://arxiv.org/abs/2304.11277), as ``torch.distributed.fsdp.fully_shard`` does it.
 """
 
+import json
+import zlib
 from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -57,6 +61,8 @@ def shard(headset: Headset, mesh: DeviceMesh) -> None:
     root = fully_shard(headset, mesh=mesh, ignored_params=scalars)
     root.set_reduce_scatter_unused_params(True)  # what a process does not reach gets zeros there, as by `touch`
     register_fsdp_forward_method(headset, "answer")
+    if len(headset.heads) > 1:
+        headset.agree = partial(_check_passes, device)
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -134,6 +140,23 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float, by_value: bo
     factor = (most / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         local(gradient).mul_(factor)
+
+
+def _check_passes(device: Any, paths: Sequence[str]) -> None:
+    """Check that all processes are about to run the same parts of a backbone: they would wait for each other forever.
+
+    Raises:
+        HeadsetError: They are not; in all processes.
+    """
+    number = zlib.crc32(json.dumps(paths).encode())
+    ends = torch.tensor([number, -number], device=device)
+    distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+    if ends[0] != -ends[1]:
+        raise HeadsetError(
+            "With fsdp2 all processes have to run the backbone equally often in a step. Here heads that need a pass of "
+            "their own, such as MaskedLM, learn beside others that have labels in one process alone. Use "
+            "trainer.strategy: ddp, or give these heads labels in all rows."
+        )
 
 
 def _layers(headset: Headset) -> list[nn.Module]:

@@ -138,3 +138,21 @@ def test_rows_that_are_left_over_are_learnt_from_as_in_one_process(
         torch.testing.assert_close(weights["all"][key], value, rtol=1e-3, atol=1e-5, msg=key)
     for one, several in zip(logs["one"], logs["all"], strict=True):
         assert several == pytest.approx(one, rel=1e-3, abs=1e-5)
+
+
+def test_processes_that_need_different_passes_are_refused_where_weights_are_in_parts(tmp_path, tiny_bert):
+    rows = [{"text": "a good film", "label": "ab"[i % 4 // 2] if i % 3 else None} for i in range(12)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {
+        "model": {"backbone": str(tiny_bert), "heads": {"kind": "SequenceClassification", "words": "MaskedLM"}},
+        "data": {"train": "rows.jsonl", "text": "text", "labels": {"kind": "label"}, "missing_labels": True},
+        "trainer": {"max_epochs": 1, "enable_progress_bar": False, "accelerator": "cpu", "devices": 2},
+    }
+    settings["data"]["batch_size"] = 1
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    headset(tmp_path, "fit", "-c", "run.yaml", "--trainer.strategy", "ddp")
+    command = [sys.executable, "-m", "headset", "fit", "-c", "run.yaml", "--trainer.strategy", "fsdp2"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "run the backbone equally often" in done.stderr and "trainer.strategy: ddp" in done.stderr
