@@ -7,7 +7,6 @@ import json
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -142,7 +141,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float, by_value: bo
         local(gradient).mul_(factor)
 
 
-def _check_passes(device: Any, paths: Sequence[str]) -> None:
+def _check_passes(device: torch.device | str, paths: Sequence[str]) -> None:
     """Check that all processes are about to run the same parts of a backbone: they would wait for each other forever.
 
     Raises:

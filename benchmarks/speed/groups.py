@@ -250,7 +250,7 @@ def scale(files: Files) -> Group:
     }
     least, *others = names.values()
     rows = [
-        Row(what, name, least, 1.1 if name == others[-1] and "of it" not in what else None, key=key, most=True)
+        Row(what, name, least, 1.1 if name == others[-1] else None, key=key, most=True)
         for key, what in kinds.items()
         for name in others
     ]

@@ -45,8 +45,7 @@ class _Files:
 
     def run(self, turn: int) -> Numbers:
         """Predict once; ``rate`` is the rows a second, ``positive`` the share of the first label among the answers."""
-        texts = list(read_rows(self.file)["text"])
-        texts = texts if turn else texts[: -(-len(texts) // WARM)]
+        texts = _of_turn(read_rows(self.file)["text"], turn)
         random.Random(turn).shuffle(texts)
         name = f"{self.name}-{self.precision}"
         source, target = self.folder / f"{name}-{turn}.jsonl", self.folder / f"{name}-{turn}.predicted.jsonl"
@@ -143,7 +142,7 @@ class _Vectors:
 
     def run(self, turn: int) -> Numbers:
         """Make the vectors once; ``rate`` is the texts a second."""
-        texts = self.texts if turn else self.texts[: -(-len(self.texts) // WARM)]
+        texts = _of_turn(self.texts, turn)
         start = time.perf_counter()
         first = self.vectors(texts)[0]
         seconds = time.perf_counter() - start
@@ -216,6 +215,11 @@ class HeadsSide(_Vectors):
         if sum(map(len, answers)) != self.heads:
             raise ValueError(f"{self.heads} heads, {sum(map(len, answers))} answers")
         return [[0.0]]
+
+
+def _of_turn(texts: Sequence[str], turn: int) -> list[str]:
+    """The texts of a turn: all, but for the one that warms up."""
+    return list(texts if turn else texts[: -(-len(texts) // WARM)])
 
 
 def _four_heads() -> dict[str, Head]:

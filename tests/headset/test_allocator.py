@@ -43,9 +43,10 @@ blocks = [(torch.ones(2**18), torch.ones(2**8)) for _ in range(200)]
 small = [block[1] for block in blocks]  # stands between the gaps
 del blocks
 seen = [held() - before]
-for batches in (BATCHES - 1, 1):
-    for batch in range(batches):
-        callback.on_train_batch_end(None, None, None, None, batch)
+stages = "train", "validation", "test", "predict"
+for first, last in ((0, BATCHES - 1), (BATCHES - 1, BATCHES)):
+    for batch in range(first, last):
+        getattr(callback, f"on_{stages[batch % 4]}_batch_end")(None, None, None, None, batch)
     seen.append(held() - before)
 print(json.dumps(seen))
 """
