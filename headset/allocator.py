@@ -1,17 +1,20 @@
 """Memory that is freed stays with the process for the next steps, and what does not fit them goes back."""
 
 import ctypes
+import os
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
 
-__all__ = ["FreedMemory", "keep_freed_memory"]
+__all__ = ["FreedMemory", "held", "keep_freed_memory"]
 
 # Of malloc.h of glibc.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 LARGEST = 2**28  # bytes; larger blocks are mapped by themselves, so that no gaps of their size are left
-BATCHES = 32  # after which memory is given back: often enough, and what it costs is not seen in steps of real models
+MARGIN = 1.25  # of what batches need, above which memory is given back
+MEMORY = Path("/proc/self/statm")
 
 
 def keep_freed_memory() -> None:
@@ -27,37 +30,50 @@ def keep_freed_memory() -> None:
 
 
 class FreedMemory(Callback):
-    """Keeps freed memory, and gives it back after so many batches.
+    """Keeps freed memory for the next batches, and gives back what is more than they need.
 
     Batches differ in length, so few blocks fit exactly where others were, and the gaps between them would become more
-    with every step: by half in a hundred steps of training, and without an end in a prediction of a large table.
+    with every step: by half in a hundred steps of training, and without an end in a prediction of a large table. What a
+    batch needs is what the process holds after it, if memory was given back before it.
     """
 
     def __init__(self) -> None:
         keep_freed_memory()
-        self._trim = _of_libc("malloc_trim")
-        self._batches = 0
+        self._trim = _of_libc("malloc_trim") if MEMORY.exists() else None
+        self._needed = 0
+        self._given_back = False
 
     def on_train_batch_end(self, *arguments: Any) -> None:
-        """Count it."""
+        """See whether some goes back."""
         self._give_back()
 
     def on_validation_batch_end(self, *arguments: Any) -> None:
-        """Count it."""
+        """See whether some goes back."""
         self._give_back()
 
     def on_test_batch_end(self, *arguments: Any) -> None:
-        """Count it."""
+        """See whether some goes back."""
         self._give_back()
 
     def on_predict_batch_end(self, *arguments: Any) -> None:
-        """Count it."""
+        """See whether some goes back."""
         self._give_back()
 
     def _give_back(self) -> None:
-        self._batches += 1
-        if self._trim is not None and self._batches % BATCHES == 0:
+        if self._trim is None:
+            return
+        if self._given_back:
+            self._needed = max(self._needed, held())
+            self._given_back = False
+        elif held() > MARGIN * self._needed:
             self._trim(0)
+            self._given_back = True
+
+
+def held() -> int:
+    """The bytes of the process that are no file's."""
+    _, resident, shared, *_ = map(int, MEMORY.read_text(encoding="ascii").split())
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _of_libc(name: str) -> Any:

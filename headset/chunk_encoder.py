@@ -52,7 +52,8 @@ class ChunkEncoder(TextEncoder):
         """The parts of a text, of a tokenizer that gives no more than the first."""
         room = self.length - self.tokenizer.num_special_tokens_to_add()
         starts = range(0, max(len(ids), 1), room)
-        return [dict(self.tokenizer.prepare_for_model(ids[start : start + room])) for start in starts]
+        parts = (ids[start : start + room] for start in starts)
+        return [dict(self.tokenizer.prepare_for_model(part, return_attention_mask=False)) for part in parts]
 
 
 def _rows(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

@@ -122,6 +122,7 @@ class QuestionEncoder(TextEncoder):
             stride=self.overlap,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
+            return_attention_mask=False,
             padding=False,
             verbose=False,
         )

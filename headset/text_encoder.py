@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -98,11 +99,11 @@ class TextEncoder(Encoder):
                 that it is split into.
 
         Returns:
-            What the tokenizer gives, a list of B items each; ``truncated``, whether a row was cut; and, for texts that
-            are split into words, ``words``, how many there are in the first text, and ``word_ids``: each token's word,
-            None for special tokens and for a second text in the same input. In plain strings the second text's words
-            are numbered from 0 too. With ``separate`` and several columns each item is a list with one
-            for each.
+            What the tokenizer gives, a list of B items each, without ``attention_mask``: no token is padding yet.
+            ``truncated``, whether a row was cut. For texts that are split into words also ``words``, how many there are
+            in the first text, and ``word_ids``: each token's word, None for special tokens and for a second text in the
+            same input. In plain strings the second text's words are numbered from 0 too. With ``separate`` and several
+            columns each item is a list with one for each.
 
         Raises:
             HeadsetError: Words matter, and the tokenizer cannot tell which token is of which word.
@@ -142,7 +143,7 @@ class TextEncoder(Encoder):
                 f"Words matter here, and {type(self.tokenizer).__name__} takes a text for one word. Give lists."
             )
         texts = [list(column) for column in columns]
-        settings |= {"is_split_into_words": words, "padding": False, "verbose": False}
+        settings |= {"is_split_into_words": words, "padding": False, "return_attention_mask": False, "verbose": False}
         encoded: BatchEncoding = self.tokenizer(*texts, **settings)
         return encoded
 
@@ -179,7 +180,8 @@ class TextEncoder(Encoder):
             meta["rows"] = [example["row"] for example in examples]
         length, side = batch["input_ids"].shape[1], self.tokenizer.padding_side
         if "attention_mask" not in batch:
-            meta["attention_mask"] = pad_rows(([1] * len(row["input_ids"]) for row in inputs), 0, length, side)
+            kept = batch if "attention_mask" in self.tokenizer.model_input_names else meta
+            kept["attention_mask"] = _mask([len(row["input_ids"]) for row in inputs], length, side)
         if "words" in inputs[0]:
             meta["words"] = [int(row["words"]) for row in inputs]
         if "word_ids" in inputs[0]:
@@ -193,12 +195,9 @@ class TextEncoder(Encoder):
     def _padded(self, columns: Mapping[str, list[Any]]) -> dict[str, Tensor]:
         """What ``tokenizer.pad`` gives, without its detours."""
         tokenizer = self.tokenizer
-        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
+        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         own = type(tokenizer).pad, type(tokenizer)._pad
-        known = columns.keys() <= fill.keys() and {"input_ids", *columns}.issuperset(
-            {"input_ids", "attention_mask"}.intersection(tokenizer.model_input_names)
-        )
-        if own != PADDING or not known or tokenizer.pad_token_id is None:
+        if own != PADDING or not columns.keys() <= fill.keys() or tokenizer.pad_token_id is None:
             return dict(tokenizer.pad({name: plain(rows) for name, rows in columns.items()}, return_tensors="pt"))
         length = max(map(len, columns["input_ids"]))
         side = tokenizer.padding_side
@@ -213,6 +212,12 @@ class TextEncoder(Encoder):
 def _are_words(columns: Sequence[Sequence[Any]]) -> bool:
     """Whether the texts are split into words."""
     return bool(columns[0]) and isinstance(columns[0][0], list)
+
+
+def _mask(lengths: list[int], length: int, padding_side: str) -> Tensor:
+    """Which tokens of padded rows are real: int64 ``(B, length)``."""
+    places = np.arange(length) if padding_side == "right" else np.arange(length)[::-1]
+    return torch.from_numpy((places < np.array(lengths)[:, None]).astype(np.int64))
 
 
 def _one_text(example: Mapping[str, Any], text: int) -> dict[str, Any]:

@@ -310,8 +310,8 @@ def test_a_setting_that_cannot_be_used_is_one_line(
 
 def test_freed_memory_is_given_back_in_a_prediction(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr("headset.allocator.BATCHES", 2)
     monkeypatch.setattr("headset.allocator._of_libc", lambda name: lambda *arguments: calls.append(name))
+    monkeypatch.setattr("headset.allocator.held", iter([100, 90, 110, 130, 120]).__next__)
     rows = json.dumps({"text": "a good film"}) + "\n"
     Path("rows.jsonl").write_text(rows * 5)
     settings = ["--data.eval_batch_size", "1", "--trainer.accelerator", "cpu"]
