@@ -22,6 +22,8 @@ from backbones.parts import on_meta, shared_parts
 __all__ = [
     "base_class",
     "base_of",
+    "first_line",
+    "is_memory",
     "limit_length",
     "load_base_model",
     "load_config",
@@ -130,7 +132,7 @@ def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
         )
     except Exception as error:
         raise HeadsetError(
-            f"No tokenizer could be loaded from {path}: {_first_line(error)} "
+            f"No tokenizer could be loaded from {path}: {first_line(error)} "
             "Give a folder or hub id that has one: --model.processor PATH"
         ) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -158,7 +160,7 @@ def _load(kind: Any, path: str, **kwargs: Any) -> tuple[PreTrainedModel, list[st
     try:
         model, info = kind.from_pretrained(place, output_loading_info=True, trust_remote_code=False, **kwargs)
     except Exception as error:
-        if isinstance(error, MemoryError) or "memory" in str(error):
+        if is_memory(error):
             raise
         raise _not_loadable(path, error) from error
     return model, sorted(info["missing_keys"])
@@ -242,9 +244,15 @@ def _not_loadable(path: str, error: Exception) -> HeadsetError:
         hint = " There is no such folder here, so it was taken for a hub id."
     elif (place / "config.json").is_file() and not [*place.glob("*.safetensors"), *place.glob("*.bin")]:
         hint = " The folder has a config.json but no weights; for random weights set backbone.random_weights to true."
-    return HeadsetError(f"No model could be loaded from {path}.{hint} transformers says: {_first_line(error)}")
+    return HeadsetError(f"No model could be loaded from {path}.{hint} transformers says: {first_line(error)}")
 
 
-def _first_line(error: Exception) -> str:
+def is_memory(error: Exception) -> bool:
+    """Whether there was too little memory."""
+    return isinstance(error, MemoryError) or "memory" in str(error)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, and its kind where that would not be understood without."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return line if line and isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"

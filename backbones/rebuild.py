@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from backbones.errors import HeadsetError
-from backbones.loading import base_class, base_of, own_class, task_classes
+from backbones.loading import base_class, base_of, first_line, is_memory, own_class, task_classes
 from backbones.parts import on_meta
 
 __all__ = ["config_from_dict", "new_base_model", "origin", "plain_config", "rebuild", "rebuild_empty"]
@@ -101,17 +101,24 @@ def new_base_model(config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
     """A base model with random weights: that of ``AutoModel``, or, where there is none, the base of a task model.
 
     Raises:
-        HeadsetError: transformers has neither.
+        HeadsetError: transformers has neither, or makes no model of these settings.
     """
     # Where an architecture has several base models, AutoModel looks for a name in this list, and fails on None.
     config.architectures = config.architectures or []
-    if base_class(config) is not None:
-        model: PreTrainedModel = AutoModel.from_config(config, **kwargs)
-        return model
-    tasks = task_classes(config)
-    if not tasks:
+    whole, tasks = base_class(config) is not None, task_classes(config)
+    if not whole and not tasks:
         raise HeadsetError(f"transformers has no model for the architecture '{config.model_type}'.")
-    return base_of(tasks[0]._from_config(config, **kwargs))
+    make: Any = AutoModel.from_config if whole else tasks[0]._from_config
+    try:
+        model: PreTrainedModel = make(config, **kwargs)
+    except Exception as error:  # whatever an architecture does with settings that do not fit each other
+        if is_memory(error):
+            raise
+        raise HeadsetError(
+            f"transformers makes no model of this configuration of the architecture '{config.model_type}': "
+            f"{first_line(error).rstrip('.')}. Look at its config.json."
+        ) from error
+    return model if whole else base_of(model)
 
 
 def _base(model: PreTrainedModel) -> PreTrainedModel:

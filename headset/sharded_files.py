@@ -3,6 +3,7 @@
 Its own reader unpickles whatever it finds. This one reads tensors and plain values alone.
 """
 
+import ctypes
 import functools
 import hashlib
 import io
@@ -28,6 +29,7 @@ __all__ = ["is_folder", "open_folder", "write_folder"]
 INDEX = ".metadata"  # of torch.distributed.checkpoint: where which part of which tensor is
 REST = "meta.pt"  # of Lightning: all that is no tensor of the model or of an optimizer
 DIGESTS = "digests.json"
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of fcntl.h and stdio.h of Linux
 CLASSES = {
     "torch.distributed.checkpoint.metadata": {
         "_MEM_FORMAT_ENCODING",
@@ -83,10 +85,11 @@ def write_folder(content: dict[str, Any], path: Path, names: Sequence[Sequence[S
         for file in [*draft.iterdir(), draft]:
             _sync(file)
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            _exchange(draft, path)
+            shutil.rmtree(draft)
         else:
             path.unlink(missing_ok=True)
-        os.replace(draft, path)
+            os.replace(draft, path)
         _sync(path.parent)
     distributed.barrier()
 
@@ -259,6 +262,16 @@ def _check(path: Path, written: int) -> None:
                 )
     except (OSError, ValueError, AttributeError) as error:
         raise HeadsetError(f"{path} is damaged: {error}. Take an earlier checkpoint.") from error
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap the names of two folders at once, where the system can: there is no moment without one."""
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if swap is None or swap(AT_FDCWD, bytes(one), AT_FDCWD, bytes(other), RENAME_EXCHANGE) != 0:
+        aside = one.with_suffix(".before")
+        os.replace(other, aside)
+        os.replace(one, other)
+        os.replace(aside, one)
 
 
 def _digest(file: Path) -> str:

@@ -1,5 +1,7 @@
 """Backbones: loading without random weights, what they say of themselves, freezing, train mode."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -82,6 +84,22 @@ def test_weights_missing_inside_a_task_checkpoint_are_an_error(tmp_path):
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(HeadsetError, match=r"bert\.embeddings\.word_embeddings\.weight"):
         Backbone.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"num_attention_heads": 3}, "not a multiple of the number of attention heads"),
+        ({"hidden_act": "nope"}, "KeyError: 'nope'"),
+        ({"hidden_size": -4}, "negative dimension"),
+    ],
+)
+def test_settings_of_which_no_model_is_made_are_told(tmp_path, setting, message):
+    BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | setting))
+    with pytest.raises(HeadsetError, match=rf"no model of this configuration .* 'bert': .*{message}"):
+        Backbone.from_options(BackboneOptions(path=str(tmp_path), random_weights=True))
 
 
 def test_a_folder_with_only_a_config_needs_consent_to_random_weights(tmp_path):

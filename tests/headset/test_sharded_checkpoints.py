@@ -1,20 +1,25 @@
 """Checkpoints that FSDP2 writes in parts: any number of processes goes on from them, predicts, and exports."""
 
 import csv
+import ctypes
 import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import distributed
 
 from backbones.errors import HeadsetError
 from headset import Headset, LitHeadset
 from headset.checkpoint import read_checkpoint
 from headset.info import describe_path
+from headset.sharded_files import open_folder, write_folder
 
 WORDS = ["film", "book", "good", "bad", "very"]
 
@@ -200,3 +205,30 @@ def test_nothing_outside_of_it_is_read(copied):
     (copied / ".metadata").write_bytes(pickle.dumps(index))
     with pytest.raises(HeadsetError, match="is no file that belongs to it"):
         dict(read_checkpoint(str(copied))["state_dict"])
+
+
+@pytest.fixture
+def alone():
+    """A process group of this process."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("system", ["swaps", "cannot swap"])
+def test_one_that_is_replaced_is_there_when_the_earlier_one_is_being_removed(alone, tmp_path, monkeypatch, system):
+    if system == "cannot swap":
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace())
+    for step in (1, 2):
+        write_folder({"state_dict": {"weight": torch.full((2,), step)}, "step": step}, tmp_path / "last.ckpt", [])
+
+    def ended(path, ignore_errors=False):
+        if not ignore_errors:
+            assert open_folder(path)["step"] == 2
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", ended)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder({"state_dict": {"weight": torch.full((2,), 3)}, "step": 3}, tmp_path / "last.ckpt", [])
+    content = open_folder(tmp_path / "last.ckpt")
+    assert content["step"] == 3 and content["state_dict"]["weight"].tolist() == [3, 3]

@@ -2,12 +2,13 @@
 
 import csv
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.torture.runs import LIMIT, Kill, a_kill, clear, events, newest, run
+from tests.torture.runs import LIMIT, Kill, a_kill, checkpoints, clear, events, newest, read, run
 
 # What tells of places, and how a tokenizer cut and padded its last batch.
 PASSING = (
@@ -102,11 +103,10 @@ def _results(whole: Path, its: Path, trained: bool) -> list[str]:
         found += _unequal("weights", torch.load(whole / "weights.pt"), torch.load(its / "weights.pt"))
     if (whole / "saver").read_text() != (its / "saver").read_text():
         found.append(f"ModelCheckpoint: {(its / 'saver').read_text()} instead of {(whole / 'saver').read_text()}")
-    theirs = {path.name: path for path in its.rglob("*.ckpt") if path.exists()}
-    for path in whole.rglob("*.ckpt"):
-        if path.name in theirs and not path.is_symlink():
-            one, two = (torch.load(each, weights_only=True) for each in (path, theirs[path.name]))
-            found += _unequal(path.name, one, two)
+    theirs = {path.name: path for path in checkpoints(its)}
+    for path in checkpoints(whole):
+        if path.name in theirs:
+            found += _unequal(path.name, read(path), read(theirs[path.name]))
     rows = [row for path in whole.rglob("metrics.csv") for row in _rows(path)]
     newest_log = max(its.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime_ns, default=None)
     # Lightning repeats what heads had that are not in a step, as long as it remembers it: not across a resume.
@@ -125,7 +125,7 @@ def _unequal(name: str, one: Any, two: Any) -> list[str]:
     """Where two values differ, but for places and times."""
     if name.endswith(PASSING) or "datamodule_hyper" in name:
         return []
-    if isinstance(one, dict) and isinstance(two, dict):
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
         found = [f"{name}: keys {sorted(map(str, one.keys() ^ two.keys()))}"] if one.keys() != two.keys() else []
         return found + [
             each for key in one.keys() & two.keys() for each in _unequal(f"{name}.{key}", one[key], two[key])

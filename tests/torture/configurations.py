@@ -5,10 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher, _WorkerOutput
 
 from backbones import BackboneOptions
 from heads import MaskedLM, SequenceClassification
-from headset import GradualUnfreezing, LitHeadset, TextData
+from headset import FSDP2Strategy, GradualUnfreezing, LitHeadset, TextData
 from headset.checkpoint_io import LastCheckpoints
 
 WORDS = ["the", "good", "bad", "film", "book", "was", "is", "not", "very"]
@@ -25,6 +26,7 @@ CHOICES: dict[str, list[Any]] = {
     "callbacks": [(), (), ("stop",), ("average",), ("unfreeze",), ("stop", "average", "unfreeze")],
     "length": ["epochs", "epochs", "steps"],
     "max_norm": [None, 1.0],
+    "strategy": ["ddp", "fsdp2", "fsdp2, folders"],  # of two processes
 }
 
 
@@ -40,7 +42,27 @@ def draw(seed: int, processes: int | None = None) -> dict[str, Any]:
         drawn |= {"scheduler": "linear" if drawn["scheduler"] == "reduce_lr_on_plateau" else drawn["scheduler"]}
         drawn |= {"saves": "steps" if drawn["saves"].startswith("best") else drawn["saves"]}
         drawn |= {"callbacks": tuple(each for each in drawn["callbacks"] if each != "stop")}
+    if drawn["processes"] == 2 and drawn["strategy"] != "ddp":  # what it has not
+        drawn |= {"callbacks": tuple(each for each in drawn["callbacks"] if each != "average")}
+        drawn |= {"loss_weights": "uncertainty" if drawn["loss_weights"] == "gradnorm" else drawn["loss_weights"]}
     return drawn
+
+
+class Forks(_MultiProcessingLauncher):
+    """Forks processes, and brings nothing back: each of them has a part of the weights."""
+
+    def _collect_rank_zero_results(self, trainer: Any, results: Any) -> Any:
+        return _WorkerOutput(None, None, trainer.state, results, {})
+
+    def _recover_results_in_main_process(self, worker_output: Any, trainer: Any) -> None:
+        pass
+
+
+class ForkedFSDP2(FSDP2Strategy):
+    """fsdp2 in processes that are forked, as ``ddp_fork`` has them."""
+
+    def _configure_launcher(self) -> None:
+        self._launcher = Forks(self, start_method="fork")
 
 
 def rows(path: Any, count: int, seed: int) -> str:
@@ -115,7 +137,14 @@ def trainer_settings(drawn: dict[str, Any]) -> dict[str, Any]:
         None: {},
     }
     length = {"epochs": {"max_epochs": 3}, "steps": {"max_epochs": -1, "max_steps": 17}}[drawn["length"]]
-    parallel = {"devices": 2, "strategy": "ddp_fork"} if drawn["processes"] == 2 else {"devices": 1}
+    strategies = {
+        "ddp": lambda: "ddp_fork",
+        "fsdp2": lambda: ForkedFSDP2(),
+        "fsdp2, folders": lambda: ForkedFSDP2(save_distributed_checkpoint=True),
+    }
+    parallel = (
+        {"devices": 2, "strategy": strategies[drawn["strategy"]]()} if drawn["processes"] == 2 else {"devices": 1}
+    )
     validation = when.get(drawn["validation"], {"val_check_interval": drawn["validation"]})
     return {
         **length,

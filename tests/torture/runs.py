@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
+from torch.distributed.tensor import DTensor
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from headset import whole_files
+from headset.sharded_files import open_folder
 from tests.torture import configurations
 
 LIMIT = 120  # seconds for a run
@@ -33,6 +35,11 @@ def make_backbone(folder: Path) -> str:
     BertModel(BertConfig(vocab_size=len(tokens), max_position_embeddings=32, **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def its_own(value: Any) -> Any:
+    """What a process has of a tensor that is in parts."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 class Journal(Callback):
@@ -64,7 +71,9 @@ class Journal(Callback):
 
     def on_fit_end(self, trainer, module):
         if trainer.global_rank == 0:
-            torch.save(module.state_dict(), self.folder / "weights.pt")
+            torch.save(
+                {name: its_own(value) for name, value in module.state_dict().items()}, self.folder / "weights.pt"
+            )
             saver = trainer.checkpoint_callback
             scores = sorted(float(score).hex() for score in saver.best_k_models.values())
             best = str(saver.best_model_score), os.path.basename(saver.best_model_path)
@@ -125,6 +134,7 @@ class Kill(Callback):
         whole_files._Digesting.write = noted("write", write)  # type: ignore[method-assign]
         os.fsync, os.unlink = noted("sync", sync), noted("remove", remove)
         os.remove, os.symlink = noted("remove", os.remove), noted("link", os.symlink)
+        os.replace, os.rmdir = noted("replace", os.replace), noted("remove", os.rmdir)
 
 
 def fit(drawn: dict[str, Any], backbone: str, folder: Path, ckpt_path: str | None, kill: Kill) -> None:
@@ -189,11 +199,27 @@ def run(
     return "timed out" if late and seconds == LIMIT else "killed"
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints below a folder, without links."""
+    return [path for path in folder.rglob("*.ckpt") if path.exists() and not path.is_symlink()]
+
+
+def read(path: Path) -> Any:
+    """The content of a checkpoint, all of which is read.
+
+    Raises:
+        HeadsetError: It is not whole.
+    """
+    whole_files.check_whole(path)
+    return open_folder(path) if path.is_dir() else torch.load(path, weights_only=True)
+
+
 def newest(folder: Path) -> str | None:
-    """The newest whole checkpoint below a folder."""
-    found = [whole_files.newest_whole(each) for each in {path.parent for path in folder.rglob("*.ckpt")}]
-    files = sorted((path for path in found if path), key=lambda path: path.stat().st_mtime_ns)
-    return str(files[-1]) if files else None
+    """The newest checkpoint below a folder; all of them have to be whole."""
+    found = checkpoints(folder)
+    for path in found:
+        read(path)
+    return str(max(found, key=lambda path: path.stat().st_mtime_ns)) if found else None
 
 
 def events(folder: Path) -> list[list[str]]:
@@ -206,7 +232,7 @@ def a_kill(counts: dict[str, int], dice: random.Random, processes: int) -> tuple
     if dice.random() < 0.15:
         return Kill(), dice.uniform(0.2, 2.0)
     what = dice.choice(sorted(counts))
-    files = what in ("write", "sync", "remove", "link")  # of the first process
+    files = what in ("write", "sync", "remove", "link", "replace")  # of the first process
     rank = dice.randrange(1 if files else processes) if processes > 1 and dice.random() < 0.5 else None
     return Kill(what, dice.randint(1, counts[what]), rank), LIMIT
 
