@@ -1,6 +1,5 @@
 """A resumed run goes on where the checkpoint was written, and equals the one that was not interrupted."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
 
 from backbones.errors import HeadsetError
 from headset.checkpoint import read_checkpoint
+from headset.sharding import like, local
 
 __all__ = ["Resuming", "check_callbacks", "settle"]
 
@@ -205,19 +204,12 @@ def _accumulated(trainer: Trainer, module: Any) -> dict[str, Any] | None:
     """Gradients that no optimizer step has used yet, of each process, and what they reached."""
     if not trainer.fit_loop._should_accumulate() or not trainer.fit_loop.epoch_loop.batch_progress.current.ready:
         return None
-    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-        warnings.warn(
-            "This checkpoint is of the middle of an accumulation, whose gradients are not saved with this strategy: "
-            "let val_check_interval be a multiple of accumulate_grad_batches.",
-            stacklevel=2,
-        )
-        return None
-    mine = {name: one.grad.detach().cpu() for name, one in module.named_parameters() if one.grad is not None}
+    mine = {name: local(one.grad).detach().cpu() for name, one in module.named_parameters() if one.grad is not None}
     state = {"gradients": mine, "reach": module.joint_loss.reach.state()}
     if trainer.world_size == 1:
         return {"processes": [state]}
-    every: list[Any] = [None] * trainer.world_size
-    distributed.all_gather_object(every, state)
+    every: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
+    distributed.gather_object(state, every)  # to the process that writes
     return {"processes": every}
 
 
@@ -232,6 +224,6 @@ def _restore_accumulated(trainer: Trainer, module: Any, accumulated: Mapping[str
     for name, parameter in module.named_parameters():
         if name in state["gradients"]:
             gradient: Tensor = state["gradients"][name]
-            parameter.grad = gradient.to(parameter.device, parameter.dtype)
+            parameter.grad = like(parameter, gradient.to(parameter.device, parameter.dtype))
     module.joint_loss.reach.restore(state["reach"], module.device)
     torch.set_grad_enabled(True)

@@ -24,6 +24,7 @@ __all__ = [
     "gathered_ones",
     "in_any",
     "is_sharded",
+    "like",
     "local",
     "reshard",
     "shard",
@@ -97,6 +98,14 @@ def while_in(total: Tensor, module: nn.Module) -> Tensor:
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that is in this process."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(parameter: Tensor, part: Tensor) -> Tensor:
+    """What `local` was taken of: a tensor in parts, where the parameter is one."""
+    if not isinstance(parameter, DTensor):
+        return part
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=parameter.shape, stride=parameter.stride())
 
 
 def in_any(flag: Tensor) -> Tensor:
