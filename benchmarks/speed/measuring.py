@@ -152,6 +152,8 @@ def _serve(side: Side, log: Path, connection: Connection) -> None:
             os.dup2(file.fileno(), stream)
     import torch
 
+    from benchmarks.speed.memory import give_back
+
     torch.set_num_threads(cores())
     made: list[Runs] = []
     while True:
@@ -159,10 +161,13 @@ def _serve(side: Side, log: Path, connection: Connection) -> None:
             turn = connection.recv()
         except EOFError:
             return
+        answer: Numbers | str
         try:
-            connection.send(_guarded(side, made, turn))
+            answer = _guarded(side, made, turn)
         except Failed as failure:
-            connection.send(str(failure))
+            answer = str(failure)
+        give_back()
+        connection.send(answer)
 
 
 def _guarded(side: Side, made: list[Runs], turn: int) -> Numbers:

@@ -1,5 +1,7 @@
 """Peak memory, of tensors and of the process."""
 
+import ctypes
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["Watch", "forget_peak", "peak_of_process", "peak_of_tensors"]
+__all__ = ["Watch", "forget_peak", "give_back", "peak_of_process", "peak_of_tensors"]
 
 MIB = 2**20
 
@@ -36,6 +38,14 @@ def peak_of_tensors() -> Iterator[dict[str, float]]:
             held += event.nbytes()
             most = max(most, held)
     found["tensors"] = most / MIB
+
+
+def give_back() -> None:
+    """Give the memory that was freed back to the system, where the C library can: another side needs it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def forget_peak() -> None:

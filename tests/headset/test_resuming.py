@@ -32,7 +32,14 @@ RUNS = {
         **{"validation": 0.5, "saves": "steps", "scheduler": "reduce_lr_on_plateau", "heads": "tuned"},
         **{"callbacks": ("stop",), "workers": 2},
     },
-    "two processes": {"processes": 2, "accumulate": 2, "saves": "two steps", "sources": "all", "length": "steps"},
+    "two processes": {
+        **{"processes": 2, "strategy": "ddp", "accumulate": 2, "saves": "two steps", "sources": "all"},
+        **{"length": "steps"},
+    },
+    "weights in parts, and saving in the middle of an accumulation": {
+        **{"processes": 2, "strategy": "fsdp2, folders", "accumulate": 3, "validation": 4},
+        **{"saves": "best of validation"},
+    },
 }
 
 
