@@ -38,7 +38,7 @@ RUNS = {
     },
     "weights in parts, and saving in the middle of an accumulation": {
         **{"processes": 2, "strategy": "fsdp2, folders", "accumulate": 3, "validation": 4},
-        **{"saves": "best of validation"},
+        **{"saves": "best of validation", "seed": 1},
     },
 }
 
